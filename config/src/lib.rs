@@ -1,0 +1,1 @@
+//! Every knob and rule: file, environment, annotations, checked policy.

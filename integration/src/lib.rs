@@ -1,0 +1,1 @@
+//! Proof on real containerd, runc, CRIU and object stores.

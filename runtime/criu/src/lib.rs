@@ -1,0 +1,1 @@
+//! Codec and edits for CRIU image files: pure, no I/O.

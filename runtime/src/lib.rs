@@ -1,0 +1,7 @@
+//! The library behind the shim and the tool: the two ways, [`boot`] and `capture`, and the [`outcome`] of each boot.
+//!
+//! It knows OCI specs, runc, snapshots and stores. It knows no containerd protocol beyond the four read-only calls
+//! that identify an image.
+
+pub mod boot;
+pub mod outcome;

@@ -1,0 +1,63 @@
+//! The record of one boot: result, stable reason code, timings per stage, bytes.
+//!
+//! One record feeds the log line, `thaw explain`, the bench and the tests. It is kept as JSON in
+//! `/run/thaw/<namespace>/<id>/outcome.json` for as long as the container's bundle lives.
+
+use serde::{Deserialize, Serialize};
+
+/// How a container came up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Restored, or cold.
+    pub result: Result,
+    /// Stable code, listed in `docs/reasons.md`; `restored` for a restored container.
+    pub reason: String,
+    /// The deciding fact in words: what was attempted and the first cause of the failure.
+    pub detail: String,
+    /// Container id.
+    pub id: String,
+    /// containerd namespace.
+    pub namespace: String,
+    /// When Create began, RFC 3339, UTC.
+    pub created: String,
+    /// The key that was looked up, as its path in the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The snapshot that was restored, or that was tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// Stages in the order they ran, with milliseconds.
+    pub stages: Vec<Stage>,
+    /// Bytes moved.
+    pub bytes: Bytes,
+}
+
+/// The two ways up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Result {
+    /// From a snapshot.
+    Restored,
+    /// The ordinary way.
+    Cold,
+}
+
+/// One stage of a boot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// `identify`, `lookup`, `fetch`, `verify`, `rewrite`, `rootfs`, `restore`, `undo`, `create`, `resume`.
+    pub name: String,
+    /// Wall time in milliseconds.
+    pub ms: f64,
+}
+
+/// Bytes moved by one boot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// Read from the store (0 when the cache had everything).
+    pub fetched: u64,
+    /// Memory pages given to CRIU.
+    pub pages: u64,
+    /// Root filesystem changes applied.
+    pub rootfs: u64,
+}

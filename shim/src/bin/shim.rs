@@ -1,0 +1,2 @@
+//! `containerd-shim-thaw-v1`.
+fn main() {}
