@@ -28,24 +28,17 @@ pub struct PlainSpawner;
 
 impl Spawner for PlainSpawner {
     fn spawn(&self, command: &mut Command) -> io::Result<(Child, Exit)> {
-        let mut child = command.spawn()?;
-        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
-        let waiter = tokio::task::spawn_blocking(move || wait(pid));
-        (child.stdin, child.stdout, child.stderr) = pipes;
-        Ok((child, Box::pin(async move { waiter.await.map_err(io::Error::other)? })))
-    }
-}
-
-fn wait(pid: nix::unistd::Pid) -> io::Result<ExitStatus> {
-    use nix::sys::wait::{WaitStatus, waitpid};
-    use std::os::unix::process::ExitStatusExt;
-    loop {
-        match waitpid(pid, None) {
-            Ok(WaitStatus::Exited(_, code)) => return Ok(ExitStatus::from_raw(code << 8)),
-            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(ExitStatus::from_raw(signal as i32)),
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        let child = command.spawn()?;
+        let pid = child.id().cast_signed();
+        let waiter = tokio::task::spawn_blocking(move || crate::sys::reap(Some(pid), true));
+        Ok((
+            child,
+            Box::pin(async move {
+                let ended = waiter.await.map_err(io::Error::other)??;
+                ended
+                    .map(|(_, status)| status)
+                    .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+            }),
+        ))
     }
 }

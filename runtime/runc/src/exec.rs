@@ -1,0 +1,55 @@
+//! `runc exec`.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use crate::command::{Runc, Streams};
+use crate::create::read_pid;
+use crate::error::RuncError;
+use crate::sys::die_with_parent;
+
+/// How to start one more process in a container.
+#[derive(Debug, Clone)]
+pub struct ExecOptions {
+    /// The OCI `Process`, as JSON.
+    pub process: Vec<u8>,
+    /// A file of our own for it, while runc runs.
+    pub process_file: PathBuf,
+    /// Where runc writes the pid.
+    pub pid_file: PathBuf,
+    /// The socket on which runc hands over the pty.
+    pub console_socket: Option<PathBuf>,
+}
+
+impl Runc {
+    /// Starts one more process in a running container and answers its pid.
+    ///
+    /// # Errors
+    /// See [`RuncError`].
+    pub async fn exec(&self, id: &str, options: &ExecOptions, stdio: [Stdio; 3]) -> Result<i32, RuncError> {
+        let path = &options.process_file;
+        std::fs::write(path, &options.process).map_err(|source| RuncError::File {
+            verb: "exec",
+            path: path.clone(),
+            source,
+        })?;
+        let mut command = self.command("exec");
+        command
+            .arg("--process")
+            .arg(path)
+            .arg("--detach")
+            .arg("--pid-file")
+            .arg(&options.pid_file);
+        if let Some(socket) = &options.console_socket {
+            command.arg("--console-socket").arg(socket);
+        }
+        die_with_parent(command.arg(id));
+        let ended = self
+            .run("exec", command, Streams::Inherit(stdio), self.deadlines.hooks)
+            .await;
+        // A leftover is overwritten by the next exec of that name and goes with the bundle.
+        std::fs::remove_file(path).ok();
+        ended?;
+        read_pid("exec", &options.pid_file)
+    }
+}
