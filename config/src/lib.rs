@@ -1,1 +1,23 @@
 //! Every knob and rule: file, environment, annotations, checked policy.
+//!
+//! Two steps. `written.rs` keeps what somebody wrote, and where: `/etc/thaw/config.toml`, then
+//! `/etc/thaw/conf.d/*.toml` in the order of their names, then `THAW_*` in the environment; the later one wins, key by
+//! key. [`NodeConfig`] is what it means: checked values, each default with its reason. All mistakes are reported
+//! together, each with its place and key.
+//!
+//! [`Policy`] is what holds for one container: the node's rules, narrowed by the annotations of the container. The
+//! author of an annotation is not trusted: it can turn snapshots off, insist on one, or choose among what the node
+//! allows, and nothing else.
+
+mod written;
+mod read;
+mod node;
+mod mistake;
+mod store_url;
+mod policy;
+
+pub use mistake::{ConfigError, Mistake, Origin, Problem};
+pub use node::{DEFAULT_DIR, Deadlines, Loaded, NodeConfig, Store};
+pub use policy::{ANNOTATION_PATH, ANNOTATION_POLICY, ANNOTATION_TCP, Policy, PolicyError, PolicyProblem};
+pub use policy::{SnapshotPolicy, TcpMode, UnknownWord};
+pub use store_url::{Scheme, StoreUrl, StoreUrlError};

@@ -1,0 +1,264 @@
+//! What holds on this node.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::LevelFilter;
+use url::Url;
+
+use crate::mistake::{ConfigError, Mistake, Origin, Problem};
+use crate::policy::{SnapshotPolicy, TcpMode};
+use crate::read::{self, Reader};
+use crate::store_url::StoreUrl;
+use crate::written::Written;
+
+/// The directory of `config.toml` and `conf.d`.
+pub const DEFAULT_DIR: &str = "/etc/thaw";
+
+/// The node's configuration, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Where snapshots are kept, and how to get there.
+    pub store: Store,
+    /// What this node holds of the store; may be deleted at any time. Default `/var/lib/thaw/cache`: it has to
+    /// outlive a reboot to be worth anything, so it is on disk, and it grows, so it is not in `/run`.
+    pub cache: PathBuf,
+    /// Records of the containers that run now. Default `/run/thaw`: they mean nothing after a reboot.
+    pub state: PathBuf,
+    /// What to do when a container says nothing. Default `IfPresent`: installing thaw should be all it takes.
+    pub policy: SnapshotPolicy,
+    /// The places that a container may name with `thaw.dev/snapshot-path`. Default none: whoever writes an
+    /// annotation would otherwise choose the memory that runs on this node.
+    pub allowed_paths: Vec<StoreUrl>,
+    /// How long each step of a boot may take.
+    pub deadlines: Deadlines,
+    /// What becomes of established TCP connections. Default `auto`: keep what can go on, close what can't.
+    pub tcp: TcpMode,
+    /// CRIU: an absolute path, or a name that is looked for in PATH. Default `criu`, as runc does.
+    pub criu: PathBuf,
+    /// runc, likewise. Default `runc`, as the stock shim does.
+    pub runc: PathBuf,
+    /// What goes to the log. Default `info`: one line per boot.
+    pub log_level: LevelFilter,
+}
+
+/// The store and how to reach it. Credentials are never written here: they come from where each cloud's tools look
+/// for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// Default `file:///var/lib/thaw/store`: works on one machine without any service.
+    pub url: StoreUrl,
+    /// For S3 servers that are not Amazon's. Default: the one of the cloud.
+    pub endpoint: Option<Url>,
+    /// Region of the bucket. Default: what the environment says, as with each cloud's tools.
+    pub region: Option<String>,
+    /// Allow `http://` endpoints. Default no: a snapshot holds the memory of a process.
+    pub allow_http: bool,
+    /// For one request to the store, retries left out. Default 5 s: a blob comes in ranges, none of which takes
+    /// longer on a link that is worth restoring over.
+    pub request_timeout: Duration,
+}
+
+/// How long each step of a boot may take before the container starts cold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Ask containerd for the image. Default 1 s: four local calls, some ms each, but a containerd that has just
+    /// been started answers late.
+    pub identify: Duration,
+    /// Ask the store for the key. Default 300 ms: every container without a snapshot pays this when the store
+    /// hangs, so it is what a cold start may lose at most.
+    pub lookup: Duration,
+    /// Bring the blobs to the node. Default 60 s: there is a snapshot, and 1 GB over a slow link is still sooner
+    /// than booting the applications that are worth a snapshot of that size.
+    pub fetch: Duration,
+    /// `runc restore`. Default 10 s: it takes well below 1 s for hundreds of MB, so by then it hangs.
+    pub restore: Duration,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            store: Store::default(),
+            cache: PathBuf::from("/var/lib/thaw/cache"),
+            state: PathBuf::from("/run/thaw"),
+            policy: SnapshotPolicy::IfPresent,
+            allowed_paths: Vec::new(),
+            deadlines: Deadlines::default(),
+            tcp: TcpMode::Auto,
+            criu: PathBuf::from("criu"),
+            runc: PathBuf::from("runc"),
+            log_level: LevelFilter::Info,
+        }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            url: StoreUrl::node_default(),
+            endpoint: None,
+            region: None,
+            allow_http: false,
+            request_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            identify: Duration::from_secs(1),
+            lookup: Duration::from_millis(300),
+            fetch: Duration::from_secs(60),
+            restore: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A configuration, with what nobody understood.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What holds.
+    pub config: NodeConfig,
+    /// Keys that mean nothing. The shim logs them and goes on: a container should not fail to start because a
+    /// newer file meets an older shim. The command line tool refuses them, see [`Loaded::strict`].
+    pub unknown: Vec<Mistake>,
+}
+
+impl Loaded {
+    /// The configuration, if every key was understood.
+    ///
+    /// # Errors
+    /// The unknown keys.
+    pub fn strict(self) -> Result<NodeConfig, ConfigError> {
+        if self.unknown.is_empty() {
+            Ok(self.config)
+        } else {
+            Err(ConfigError {
+                mistakes: self.unknown,
+            })
+        }
+    }
+}
+
+impl NodeConfig {
+    /// Reads the configuration of this node: the file `named`, or the one in `$THAW_CONFIG`, or
+    /// `/etc/thaw/config.toml` and `/etc/thaw/conf.d/*.toml`; then `THAW_*` in the environment of this process.
+    ///
+    /// A named file stands alone and has to be there. The ones in `/etc/thaw` need not be.
+    ///
+    /// # Errors
+    /// All mistakes in what was read.
+    pub fn load(named: Option<&Path>) -> Result<Loaded, ConfigError> {
+        // A variable that is not UTF-8 can't be a value of ours.
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self::load_from(named, Path::new(DEFAULT_DIR), variables)
+    }
+
+    /// As [`NodeConfig::load`], with another directory in place of `/etc/thaw` and another environment.
+    ///
+    /// # Errors
+    /// All mistakes in what was read.
+    pub fn load_from(
+        named: Option<&Path>,
+        directory: &Path,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Loaded, ConfigError> {
+        let mut written = Written::default();
+        let mut mistakes = Vec::new();
+        written.add_environment(variables);
+        let from_environment = written.take("config").and_then(|(_, raw)| read::text(raw).ok());
+        match named.map(Path::to_owned).or(from_environment.map(PathBuf::from)) {
+            Some(path) => written.add_file(&path, true, &mut mistakes),
+            None => {
+                written.add_file(&directory.join("config.toml"), false, &mut mistakes);
+                for path in drop_ins(&directory.join("conf.d"), &mut mistakes) {
+                    written.add_file(&path, true, &mut mistakes);
+                }
+            }
+        }
+        let mut reader = Reader { written, mistakes };
+        let config = Self::read(&mut reader);
+        match reader.mistakes {
+            none if none.is_empty() => Ok(Loaded {
+                config,
+                unknown: reader.written.rest(),
+            }),
+            mut mistakes => {
+                mistakes.extend(reader.written.rest());
+                Err(ConfigError { mistakes })
+            }
+        }
+    }
+
+    fn read(reader: &mut Reader) -> Self {
+        let mut config = Self::default();
+        config.store.read(reader);
+        reader.read("cache", &mut config.cache, read::absolute_path);
+        reader.read("state", &mut config.state, read::absolute_path);
+        reader.read("policy", &mut config.policy, |raw| {
+            read::word(raw, SnapshotPolicy::WORDS)
+        });
+        reader.read("allowed_paths", &mut config.allowed_paths, read::store_urls);
+        reader.read(
+            "deadlines.identify",
+            &mut config.deadlines.identify,
+            read::duration,
+        );
+        reader.read("deadlines.lookup", &mut config.deadlines.lookup, read::duration);
+        reader.read("deadlines.fetch", &mut config.deadlines.fetch, read::duration);
+        reader.read("deadlines.restore", &mut config.deadlines.restore, read::duration);
+        reader.read("tcp", &mut config.tcp, |raw| read::word(raw, TcpMode::WORDS));
+        reader.read("criu", &mut config.criu, read::program);
+        reader.read("runc", &mut config.runc, read::program);
+        reader.read("log_level", &mut config.log_level, read::log_level);
+        config
+    }
+}
+
+impl Store {
+    fn read(&mut self, reader: &mut Reader) {
+        reader.read("store.url", &mut self.url, read::store_url);
+        reader.read("store.region", &mut self.region, |raw| read::text(raw).map(Some));
+        reader.read("store.request_timeout", &mut self.request_timeout, read::duration);
+        reader.read("store.allow_http", &mut self.allow_http, read::boolean);
+        let allow_http = self.allow_http;
+        reader.read(
+            "store.endpoint",
+            &mut self.endpoint,
+            |raw| match read::endpoint(raw)? {
+                Some(url) if url.scheme() == "http" && !allow_http => Err(Problem::PlainHttp),
+                endpoint => Ok(endpoint),
+            },
+        );
+    }
+}
+
+/// `*.toml` in `directory`, in the order of their names.
+fn drop_ins(directory: &Path, mistakes: &mut Vec<Mistake>) -> Vec<PathBuf> {
+    let entries = match std::fs::read_dir(directory).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            let origin = Origin::File(directory.to_owned());
+            mistakes.push(Mistake {
+                origin,
+                key: String::new(),
+                problem: Problem::Read(error),
+            });
+            return Vec::new();
+        }
+    };
+    let mut paths: Vec<_> = entries
+        .into_iter()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+#[cfg(test)]
+#[path = "node_tests.rs"]
+mod tests;
