@@ -1,0 +1,3 @@
+# shellcheck shell=bash
+mkdir -p /srv
+cp server.py /srv/server.py

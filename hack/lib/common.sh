@@ -1,0 +1,89 @@
+# Shared by the scripts of hack/: where things are, how progress looks, which versions count.
+# shellcheck shell=bash
+
+hack=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+checkout=$(dirname "$hack")
+cache=${THAW_CACHE:-${XDG_CACHE_HOME:-${HOME:?}/.cache}/thaw}
+target=${CARGO_TARGET_DIR:-$checkout/target}
+# shellcheck source=hack/versions
+. "$hack/versions"
+export THAW_CACHE=$cache
+
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+need_root() {
+    [ "$(id -u)" = 0 ] || die "$1 needs root: namespaces, cgroups and CRIU ask for it"
+}
+
+# step TEXT CMD...: runs CMD with its output in a log, shows elapsed time, shows the log's end when CMD fails.
+step() {
+    local text=$1 log started=$SECONDS status=0
+    shift
+    log=$(mktemp)
+    "$@" >"$log" 2>&1 &
+    local child=$!
+    while kill -0 "$child" 2>/dev/null; do
+        if [ -t 2 ]; then
+            printf '\r  %-46s %4d s' "$text" $((SECONDS - started)) >&2
+        fi
+        sleep 0.3
+    done
+    wait "$child" || status=$?
+    [ -t 2 ] && printf '\r' >&2
+    if [ "$status" = 0 ]; then
+        printf '  %-46s %4d s\n' "$text" $((SECONDS - started)) >&2
+    else
+        printf '  %-46s failed after %d s; the end of its output:\n' "$text" $((SECONDS - started)) >&2
+        tail -n 40 "$log" >&2
+    fi
+    rm -f "$log"
+    return "$status"
+}
+
+# hash_of PATH...: one digest over names, contents and modes of files and folders.
+hash_of() {
+    find "$@" -type f ! -name '*.pyc' ! -name README.md -print0 | LC_ALL=C sort -z \
+        | while IFS= read -r -d '' file; do
+            printf '%s %s %s\n' "${file#"$hack"/}" "$(stat -c %A "$file")" "$(sha256sum <"$file")"
+        done | sha256sum | cut -c1-16
+}
+
+# at_least HAVE WANT: compares versions.
+at_least() {
+    [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]
+}
+
+# install_missing COMMAND=PACKAGE...: apt-get installs the packages whose command is not there.
+install_missing() {
+    local pair missing=()
+    for pair in "$@"; do
+        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || die "please install: ${missing[*]}"
+    need_root "installing ${missing[*]}"
+    step "apt-get install ${missing[*]}" apt_install "${missing[@]}"
+}
+
+apt_install() {
+    export DEBIAN_FRONTEND=noninteractive
+    # A stale package list is the usual reason for a first failure.
+    apt-get install -y --no-install-recommends "$@" \
+        || { apt-get update && apt-get install -y --no-install-recommends "$@"; }
+}
+
+# The profile whose binaries are used: THAW_PROFILE, or the one built last.
+profile() {
+    local name
+    if [ -n "${THAW_PROFILE:-}" ]; then
+        printf '%s\n' "$THAW_PROFILE"
+        return
+    fi
+    # shellcheck disable=SC2012 # two fixed names, sorted by time
+    name=$(ls -td "$target"/{release,debug}/containerd-shim-thaw-v1 2>/dev/null | head -n 1 || true)
+    name=${name%/*}
+    printf '%s\n' "${name:+${name##*/}}" | sed 's/^$/release/'
+}

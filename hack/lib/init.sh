@@ -1,0 +1,53 @@
+#!/bin/bash
+# Process 1 inside the lab: brings up lo and containerd, imports the images asked for, runs the command.
+# Its end is the end of every process in the lab.
+set -euo pipefail
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# Files left open by whoever started us lie outside the lab, and CRIU could not dump a process that inherits them.
+for fd in /proc/$$/fd/*; do
+    fd=${fd##*/}
+    if [ "$fd" -gt 2 ] && [ "$fd" != 255 ]; then
+        exec {fd}>&-
+    fi
+done
+
+ip link set lo up
+
+start_containerd() {
+    mkdir -p /run/containerd /etc/containerd
+    cat >/etc/containerd/config.toml <<'TOML'
+version = 3
+disabled_plugins = [
+  "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri",
+  "io.containerd.nri.v1.nri", "io.containerd.internal.v1.tracing",
+]
+[grpc]
+  address = "/run/containerd/containerd.sock"
+[debug]
+  level = "info"
+TOML
+    containerd --config /etc/containerd/config.toml >/run/containerd/containerd.log 2>&1 &
+    local tries
+    for ((tries = 0; tries < 300; tries++)); do
+        if [ -S /run/containerd/containerd.sock ] && ctr version >/dev/null 2>&1; then
+            return
+        fi
+        kill -0 $! 2>/dev/null || break
+        sleep 0.05
+    done
+    echo "error: containerd did not come up; the end of its log:" >&2
+    tail -n 30 /run/containerd/containerd.log >&2
+    exit 1
+}
+
+if [ "$LAB_CONTAINERD" = yes ]; then
+    start_containerd
+    for image in $LAB_IMAGES; do
+        ctr image import "/images/$(basename "$image")" >/dev/null
+    done
+fi
+status=0
+"$@" || status=$?
+exit "$status"
