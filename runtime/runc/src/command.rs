@@ -20,6 +20,9 @@ const OUTPUT_LIMIT: u64 = 4 << 20;
 /// How long output may still come after runc has ended: a hook that stays may hold the pipe open.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long an aborted command may clean up before it is killed.
+const ABORT_GRACE: Duration = Duration::from_secs(2);
+
 /// One runc installation, as one containerd namespace uses it.
 #[derive(Clone)]
 pub struct Runc {
@@ -116,9 +119,22 @@ impl Runc {
     pub(crate) async fn run(
         &self,
         verb: &'static str,
+        command: Command,
+        streams: Streams,
+        deadline: Duration,
+    ) -> Result<Output, RuncError> {
+        self.run_with_abort(verb, command, streams, deadline, None).await
+    }
+
+    /// As [`Runc::run`]; at the deadline `abort` is called with the pid first, and the command has [`ABORT_GRACE`]
+    /// to clean up after itself.
+    pub(crate) async fn run_with_abort(
+        &self,
+        verb: &'static str,
         mut command: Command,
         streams: Streams,
         deadline: Duration,
+        abort: Option<fn(Pid)>,
     ) -> Result<Output, RuncError> {
         let log_start = self.log.as_deref().map_or(0, log_end);
         let spawn_error = |source| RuncError::Spawn {
@@ -153,7 +169,12 @@ impl Runc {
             };
             (out, err, status)
         };
-        let Ok((out, err, status)) = tokio::time::timeout(deadline, ended).await else {
+        tokio::pin!(ended);
+        let Ok((out, err, status)) = tokio::time::timeout(deadline, &mut ended).await else {
+            if let Some(abort) = abort {
+                abort(pid);
+                tokio::time::timeout(ABORT_GRACE, ended).await.ok();
+            }
             // Only fails when it has just ended by itself.
             kill(pid, Signal::SIGKILL).ok();
             return Err(RuncError::Deadline {

@@ -1,7 +1,7 @@
-//! The two kernel interfaces that the safe wrappers do not offer.
+//! The kernel interfaces that the safe wrappers do not offer.
 #![expect(
     unsafe_code,
-    reason = "prctl in a forked child needs pre_exec, and safe waitpid wrappers lose the status of a process that a \
+    reason = "prctl and unshare in a forked child need pre_exec, and safe waitpid wrappers lose the status of a process that a \
               real-time signal killed"
 )]
 
@@ -21,6 +21,30 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
     unsafe {
         command.pre_exec(|| {
             nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(io::Error::from)
+        })
+    }
+}
+
+/// Gives the child a mount namespace of its own, into which mounts of ours go and out of which none come.
+///
+/// `runc restore` bind-mounts the root filesystem below its state directory; when it is killed, that mount would
+/// stay, and `runc delete --force` would then empty the root filesystem through it.
+pub(crate) fn private_mounts(command: &mut Command) -> &mut Command {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    // SAFETY: the closure runs between fork and exec and makes two system calls with constant arguments; nix's
+    // wrappers copy short paths to the stack, so nothing is allocated and no lock is taken.
+    unsafe {
+        command.pre_exec(|| {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount(
+                None::<&str>,
+                "/",
+                None::<&str>,
+                MsFlags::MS_REC | MsFlags::MS_SLAVE,
+                None::<&str>,
+            )
+            .map_err(io::Error::from)
         })
     }
 }
