@@ -1,0 +1,337 @@
+//! Bringing a snapshot from the store to the cache.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use std::ops::Range;
+use tempfile::TempDir;
+use thaw_snapshot::{Blobs, Digest, Manifest};
+use thiserror::Error;
+
+use super::{Cache, CacheError, Entry, archives, file, pages, plain_name, seal};
+use crate::contract::ManifestId as _;
+use crate::pack::page_number;
+use crate::store::{BlobRead, Store, StoreError};
+
+/// Largest metadata archive in bytes, compressed or not: it is read into memory.
+const MAX_META: u64 = 1 << 30;
+
+/// How often a fetch looks whether another one that fetches the same snapshot is done.
+const LOCK_POLL: Duration = Duration::from_millis(5);
+
+/// A snapshot that is in the cache now.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The snapshot.
+    pub entry: Entry,
+    /// Bytes that came from the store: 0 when another fetch of the same snapshot had just brought it.
+    pub bytes: u64,
+}
+
+/// Why a snapshot could not be brought here.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// The store does not have a blob that the manifest names.
+    #[error("the store has no blob {digest}")]
+    Missing {
+        /// The blob.
+        digest: Digest,
+    },
+    /// Bytes came that do not have the digest that the manifest says.
+    #[error("the bytes of {what} do not have the digest {expected}")]
+    WrongDigest {
+        /// What they should have been.
+        what: String,
+        /// Their digest according to the manifest.
+        expected: Digest,
+    },
+    /// A blob in the store is shorter than the manifest says.
+    #[error("blob {digest} has {found} of {expected} bytes")]
+    Truncated {
+        /// The blob.
+        digest: Digest,
+        /// Bytes according to the manifest.
+        expected: u64,
+        /// Bytes in the store.
+        found: u64,
+    },
+    /// Something is larger than the manifest says, or than thaw takes.
+    #[error("{what} has {size} bytes, more than {limit}")]
+    TooLarge {
+        /// What.
+        what: String,
+        /// Its size.
+        size: u64,
+        /// The limit that it breaks.
+        limit: u64,
+    },
+    /// Verified bytes can't be decompressed to the size that the manifest says.
+    #[error("could not decompress {what} to {raw_size} bytes")]
+    Decompress {
+        /// What.
+        what: String,
+        /// Size according to the manifest.
+        raw_size: u64,
+        /// What the library says.
+        #[source]
+        source: io::Error,
+    },
+    /// The manifest contradicts itself or names a file that can't be one.
+    #[error("the manifest's {field} can't be right")]
+    Manifest {
+        /// The field.
+        field: &'static str,
+    },
+    /// The disk has not enough room.
+    #[error("{path} is on a disk without room for {needed} bytes")]
+    DiskFull {
+        /// The directory.
+        path: PathBuf,
+        /// Bytes of the snapshot.
+        needed: u64,
+    },
+    /// A file can't be written.
+    #[error("could not write {path}")]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// The cache can't be used.
+    #[error("could not use the cache")]
+    Cache(#[source] CacheError),
+    /// The store gave no answer.
+    #[error("could not read from the store")]
+    Store(#[source] StoreError),
+    /// Time is up.
+    #[error("the snapshot was not here by its deadline")]
+    Deadline,
+    /// A thread that verifies died.
+    #[error("a worker died while it verified {what}")]
+    Worker {
+        /// What it worked on.
+        what: String,
+    },
+}
+
+impl FetchError {
+    /// A failed write, with a full disk told apart.
+    pub(super) fn disk(path: &Path, needed: u64, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path, needed },
+            _ => Self::Disk { path, source },
+        }
+    }
+}
+
+impl Cache {
+    /// Brings the snapshot of `manifest` here, unless it is here, and verifies every byte: compressed bytes against
+    /// their digest before they are decompressed, and what comes out against its size and, for the archives, its
+    /// digest. Of the memory blob each chunk is verified; its own digest then adds nothing and is not computed.
+    ///
+    /// When several processes fetch the same snapshot, one does and the others wait for it. On any failure, and
+    /// when the future is dropped, nothing is left behind.
+    ///
+    /// # Errors
+    /// See [`FetchError`]. [`FetchError::Deadline`] when `deadline` passes.
+    pub async fn fetch(
+        &self,
+        store: &dyn Store,
+        manifest: &Manifest,
+        deadline: Instant,
+    ) -> Result<Fetched, FetchError> {
+        let work = self.fetch_unbounded(store, manifest);
+        match tokio::time::timeout_at(deadline.into(), work).await {
+            Ok(fetched) => fetched,
+            Err(_elapsed) => Err(FetchError::Deadline),
+        }
+    }
+
+    async fn fetch_unbounded(&self, store: &dyn Store, manifest: &Manifest) -> Result<Fetched, FetchError> {
+        check_limits(&manifest.blobs)?;
+        let id = manifest.id();
+        let _lock = self.lock(&id).await?;
+        if let Some(entry) = self.get_blocking(manifest).await? {
+            return Ok(Fetched { entry, bytes: 0 });
+        }
+        self.sweep();
+        let temp = self.room_for(&manifest.blobs)?;
+        let (archives, chunks) = futures::future::try_join(
+            file::fetch_all(store, &manifest.blobs, temp.path()),
+            pages::fetch(store, &manifest.blobs.pages, temp.path()),
+        )
+        .await?;
+        debug_assert_eq!(archives, archive_bytes(&manifest.blobs));
+        let cache = self.clone();
+        let wanted = manifest.clone();
+        let entry = blocking("the seal", move || cache.install(&wanted, temp, chunks)).await?;
+        Ok(Fetched {
+            entry,
+            bytes: archives + manifest.blobs.pages.size,
+        })
+    }
+
+    async fn get_blocking(&self, manifest: &Manifest) -> Result<Option<Entry>, FetchError> {
+        let cache = self.clone();
+        let manifest = manifest.clone();
+        blocking("the cache", move || {
+            cache.get(&manifest).map_err(FetchError::Cache)
+        })
+        .await
+    }
+
+    /// Waits until nobody else fetches the same snapshot. The lock spares work only: it may be deleted at any
+    /// time, and the rename at the end decides who wins. The kernel drops it with the process.
+    async fn lock(&self, id: &Digest) -> Result<File, FetchError> {
+        let path = self.temporary().join(format!("{}.lock", id.hex()));
+        let fail = |source| FetchError::Disk {
+            path: path.clone(),
+            source,
+        };
+        let file = File::create(&path).map_err(fail)?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(fs::TryLockError::WouldBlock) => tokio::time::sleep(LOCK_POLL).await,
+                Err(fs::TryLockError::Error(error)) => return Err(fail(error)),
+            }
+        }
+    }
+
+    /// A temporary directory, on a disk that has room for everything.
+    fn room_for(&self, blobs: &Blobs) -> Result<TempDir, FetchError> {
+        let path = self.temporary();
+        let raw: u64 = archives(blobs)
+            .map(|(_, blob)| blob.raw_size.saturating_add(blob.size))
+            .sum();
+        let needed = raw.saturating_add(blobs.pages.files.iter().map(|file| file.size).sum());
+        let room = nix::sys::statvfs::statvfs(&path).map_err(|errno| FetchError::Disk {
+            path: path.clone(),
+            source: errno.into(),
+        })?;
+        if room.blocks_available().saturating_mul(room.fragment_size()) < needed {
+            return Err(FetchError::DiskFull { path, needed });
+        }
+        tempfile::Builder::new()
+            .prefix("fetch-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(&path)
+            .map_err(|source| FetchError::disk(&path, needed, source))
+    }
+
+    /// Seals what was fetched and gives it its name.
+    fn install(&self, manifest: &Manifest, temp: TempDir, chunks: Vec<String>) -> Result<Entry, FetchError> {
+        let id = manifest.id();
+        seal::write(temp.path(), &manifest.blobs, chunks).map_err(FetchError::Cache)?;
+        let target = self.directory(&id);
+        // Twice: if a damaged entry stands in the way, looking at it removes it.
+        for _attempt in 0..2 {
+            match fs::rename(temp.path(), &target) {
+                Ok(()) => {
+                    // The directory is the entry now; there is nothing to clean up under its old name.
+                    let _old_name = temp.keep();
+                    return Ok(Entry::new(id, target, &manifest.blobs));
+                }
+                Err(error) if is_taken(&error) => {
+                    if let Some(entry) = self.get(manifest).map_err(FetchError::Cache)? {
+                        return Ok(entry);
+                    }
+                }
+                Err(source) => return Err(FetchError::Disk { path: target, source }),
+            }
+        }
+        Err(FetchError::Disk {
+            path: target,
+            source: io::ErrorKind::DirectoryNotEmpty.into(),
+        })
+    }
+}
+
+/// rename(2): "newpath is a nonempty directory" is one of two errors.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+    )
+}
+
+fn archive_bytes(blobs: &Blobs) -> u64 {
+    archives(blobs).map(|(_, blob)| blob.size).sum()
+}
+
+/// Refuses what no honest manifest says, before anything is read.
+fn check_limits(blobs: &Blobs) -> Result<(), FetchError> {
+    for size in [blobs.meta.size, blobs.meta.raw_size] {
+        if size > MAX_META {
+            return Err(FetchError::TooLarge {
+                what: "the image archive".into(),
+                size,
+                limit: MAX_META,
+            });
+        }
+    }
+    let mut names: Vec<&str> = blobs.pages.files.iter().map(|file| file.name.as_str()).collect();
+    if !names
+        .iter()
+        .all(|name| plain_name(name) && page_number(name).is_some())
+    {
+        return Err(FetchError::Manifest {
+            field: "page file names",
+        });
+    }
+    names.sort_unstable();
+    if names.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(FetchError::Manifest {
+            field: "page file names",
+        });
+    }
+    pages::check_limits(&blobs.pages)
+}
+
+/// Runs `work` on a thread that may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
+) -> Result<T, FetchError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(_died) => Err(FetchError::Worker {
+            what: what.to_owned(),
+        }),
+    }
+}
+
+/// Reads exactly `range` of a blob that has `size` bytes.
+pub(super) async fn read_range(
+    store: &dyn Store,
+    digest: &Digest,
+    size: u64,
+    range: Range<u64>,
+) -> Result<Bytes, FetchError> {
+    match store
+        .read_blob(digest, size, range)
+        .await
+        .map_err(FetchError::Store)?
+    {
+        BlobRead::Bytes(bytes) => Ok(bytes),
+        BlobRead::Missing => Err(FetchError::Missing { digest: *digest }),
+        BlobRead::WrongSize(found) if found < size => Err(FetchError::Truncated {
+            digest: *digest,
+            expected: size,
+            found,
+        }),
+        BlobRead::WrongSize(found) => Err(FetchError::TooLarge {
+            what: format!("blob {digest}"),
+            size: found,
+            limit: size,
+        }),
+    }
+}

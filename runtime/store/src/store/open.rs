@@ -1,0 +1,193 @@
+//! From a URL to a store.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::local::LocalFileSystem;
+use object_store::prefix::PrefixStore;
+use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use thiserror::Error;
+use url::Url;
+
+use super::{ObjectBackend, Store};
+
+/// How to talk to a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreOptions {
+    /// Longest time to connect.
+    pub connect_timeout: Duration,
+    /// Longest time for one operation on a key document or for one range of a blob, retries included; for an
+    /// upload, longest time without progress.
+    pub request_timeout: Duration,
+    /// How often a request is sent again, at most.
+    pub max_retries: usize,
+    /// Allow `http://` endpoints that do not come from the endpoint variable itself. Credentials are signed, not
+    /// sent, but content is readable on the way.
+    pub allow_http: bool,
+    /// S3 endpoint to use in place of `AWS_ENDPOINT_URL`. `http://` here is allowed: it was written on purpose.
+    pub endpoint: Option<Url>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(2),
+            request_timeout: Duration::from_secs(30),
+            max_retries: 3,
+            allow_http: false,
+            endpoint: None,
+        }
+    }
+}
+
+/// Why a URL can't be used as a store.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// thaw does not speak this kind of URL.
+    #[error("store URLs start with file://, s3://, gs:// or az://, not {scheme}://")]
+    Scheme {
+        /// What was there.
+        scheme: String,
+    },
+    /// The URL holds a user name or password. Credentials come from the environment, so that URLs may be shown.
+    #[error("a store URL must not hold credentials")]
+    Credentials,
+    /// `file://` with a host, or with a path that can't be one.
+    #[error("a file:// store URL needs an absolute path and no host")]
+    Path,
+    /// The directory of a `file://` store can't be made or found.
+    #[error("could not make the store's directory {path}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// The client library does not take the URL or the environment's settings.
+    #[error("could not set up a client for {url}")]
+    Client {
+        /// The URL.
+        url: String,
+        /// What the client library says.
+        #[source]
+        source: object_store::Error,
+    },
+}
+
+/// Opens the store at `url`. Credentials and endpoints come from the variables and files that each provider's own
+/// tools use. Nothing is sent yet; a `file://` store makes no client and no thread.
+///
+/// # Errors
+/// When the URL or the environment can't describe a store. A store that is down is found later.
+pub fn open(url: &Url, options: &StoreOptions) -> Result<Arc<dyn Store>, OpenError> {
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(OpenError::Credentials);
+    }
+    if url.scheme() == "file" {
+        return open_directory(url, options);
+    }
+    let client = match url.scheme() {
+        "s3" => s3(url, options),
+        "gs" => GoogleCloudStorageBuilder::from_env()
+            .with_url(url.as_str())
+            .with_client_options(client_options(options, options.allow_http))
+            .with_retry(retry(options))
+            .build()
+            .map(|store| Box::new(store) as Box<dyn ObjectStore>),
+        "az" => MicrosoftAzureBuilder::from_env()
+            .with_url(url.as_str())
+            .with_client_options(client_options(options, options.allow_http))
+            .with_retry(retry(options))
+            .build()
+            .map(|store| Box::new(store) as Box<dyn ObjectStore>),
+        other => {
+            return Err(OpenError::Scheme {
+                scheme: other.to_owned(),
+            });
+        }
+    };
+    let failed = |source| OpenError::Client {
+        url: url.to_string(),
+        source,
+    };
+    let client = client.map_err(failed)?;
+    let prefix = object_store::path::Path::from_url_path(url.path()).map_err(|source| OpenError::Client {
+        url: url.to_string(),
+        source: source.into(),
+    })?;
+    let client: Arc<dyn ObjectStore> = match prefix.as_ref() {
+        "" => Arc::from(client),
+        _ => Arc::new(PrefixStore::new(client, prefix)),
+    };
+    Ok(Arc::new(ObjectBackend::new(client, url.as_str(), options)))
+}
+
+fn open_directory(url: &Url, options: &StoreOptions) -> Result<Arc<dyn Store>, OpenError> {
+    if url.host_str().is_some_and(|host| !host.is_empty()) {
+        return Err(OpenError::Path);
+    }
+    let Ok(path) = url.to_file_path() else {
+        return Err(OpenError::Path);
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&path)
+        .map_err(|source| OpenError::Directory {
+            path: path.clone(),
+            source,
+        })?;
+    let local = LocalFileSystem::new_with_prefix(&path)
+        .map_err(|source| OpenError::Client {
+            url: url.to_string(),
+            source,
+        })?
+        .with_fsync(true);
+    Ok(Arc::new(ObjectBackend::directory(local, url.as_str(), options)))
+}
+
+fn s3(url: &Url, options: &StoreOptions) -> object_store::Result<Box<dyn ObjectStore>> {
+    let mut builder = AmazonS3Builder::from_env().with_url(url.as_str());
+    if let Some(endpoint) = &options.endpoint {
+        builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
+    }
+    // An http endpoint is an explicit choice of whoever wrote it, as with the provider's own tools.
+    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+    let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let builder = builder
+        .with_client_options(client_options(options, options.allow_http || plain))
+        .with_retry(retry(options));
+    Ok(Box::new(builder.build()?))
+}
+
+fn client_options(options: &StoreOptions, allow_http: bool) -> ClientOptions {
+    // No limit on a whole request: a large body on a slow link is progress. A stalled one is caught by the read
+    // timeout, and every operation has a limit of its own around it.
+    ClientOptions::new()
+        .with_connect_timeout(options.connect_timeout)
+        .with_read_timeout(options.request_timeout)
+        .with_timeout_disabled()
+        .with_allow_http(allow_http)
+}
+
+fn retry(options: &StoreOptions) -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(50),
+            max_backoff: Duration::from_secs(2),
+            base: 2.0,
+        },
+        max_retries: options.max_retries,
+        retry_timeout: options.request_timeout,
+    }
+}
