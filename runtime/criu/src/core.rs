@@ -1,0 +1,60 @@
+//! `core-<id>.img`: one task or thread.
+
+use crate::image::{self, ReadError, in_record, magic};
+use crate::wire::{Message, WireError};
+use crate::{Images, pstree};
+
+/// `core.proto: core_entry.tc`, of the first thread of a process only.
+const TC: u32 = 3;
+/// `core.proto: core_entry.thread_core`.
+const THREAD_CORE: u32 = 5;
+/// `core.proto: task_core_entry.task_state`.
+const TASK_STATE: u32 = 1;
+
+/// `compel/include/uapi/task-state.h: COMPEL_TASK_STOPPED`.
+const STOPPED: u32 = 3;
+
+/// Whether a process was stopped (SIGSTOP and the like) when it was dumped: it must stay so when the others are let run
+/// (`core_entry`, field 3; `task_core_entry`, field 1).
+///
+/// # Errors
+/// Its image cannot be read.
+pub fn is_stopped(images: &Images, pid: i32) -> Result<bool, ReadError> {
+    read(images, pid, |core| {
+        Ok(core.required_message(TC)?.required_uint32(TASK_STATE)? == STOPPED)
+    })
+}
+
+/// Ids, inside the container, of the processes that were stopped when they were dumped.
+///
+/// # Errors
+/// The process tree or an image cannot be read.
+pub fn stopped(images: &Images) -> Result<Vec<i32>, ReadError> {
+    let mut stopped = Vec::new();
+    for task in pstree::tasks(images)? {
+        if is_stopped(images, task.pid)? {
+            stopped.push(task.pid);
+        }
+    }
+    Ok(stopped)
+}
+
+/// Name of the file of a task or thread.
+pub(crate) fn file(id: i32) -> String {
+    format!("core-{id}.img")
+}
+
+/// Gives the entry of a task or thread to `look`.
+pub(crate) fn read<'a, T, F>(images: &'a Images, id: i32, look: F) -> Result<T, ReadError>
+where
+    F: FnOnce(Message<'a>) -> Result<T, WireError>,
+{
+    let file = file(id);
+    let record = image::single(images, &file, magic::CORE)?;
+    look(record).map_err(in_record(&file, 0))
+}
+
+/// The part that every thread has; a zombie has none.
+pub(crate) fn thread(core: Message<'_>) -> Result<Option<Message<'_>>, WireError> {
+    core.message(THREAD_CORE)
+}

@@ -1,0 +1,264 @@
+//! Images that runc 1.3.6 and CRIU 4.2.1 really wrote: `sleep` is a shell with a child, `python` a server with two
+//! threads, listening sockets, one connection, a seccomp filter and a joined network namespace.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot read its fixture must fail")]
+
+use std::fs;
+use std::path::Path;
+
+use thaw_criu::inventory::NetworkLock;
+use thaw_criu::sockets::{Family, Proto, State};
+use thaw_criu::{
+    CheckError, EditError, Images, ReadError, check, core, creds, files, ids, inventory, ipc, mounts, netns,
+    pagemap, pstree, seccomp, sockets, uts,
+};
+
+fn load(set: &str) -> Images {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(set);
+    fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| {
+            (
+                entry.file_name().into_string().unwrap(),
+                fs::read(entry.path()).unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn both_sets_pass_the_check() {
+    check(&load("sleep")).unwrap();
+    check(&load("python")).unwrap();
+}
+
+#[test]
+fn hostname_is_read_and_set() {
+    let mut images = load("sleep");
+    assert_eq!(uts::hostname(&images).unwrap().as_deref(), Some("donor-sleep"));
+    uts::set_names(&mut images, "a-clone-with-a-longer-name", Some("example.org")).unwrap();
+    assert_eq!(
+        uts::hostname(&images).unwrap().as_deref(),
+        Some("a-clone-with-a-longer-name")
+    );
+    check(&images).unwrap();
+    assert_eq!(
+        uts::set_names(&mut images, &"x".repeat(65), None),
+        Err(EditError::Name)
+    );
+    assert_eq!(uts::set_names(&mut images, "a\0b", None), Err(EditError::Name));
+}
+
+#[test]
+fn an_edit_touches_nothing_else() {
+    let before = load("python");
+    let mut after = before.clone();
+    inventory::set_network_lock(&mut after, NetworkLock::Skip).unwrap();
+    assert_eq!(inventory::network_lock(&before).unwrap(), NetworkLock::Iptables);
+    assert_eq!(inventory::network_lock(&after).unwrap(), NetworkLock::Skip);
+    for (name, bytes) in &before {
+        assert_eq!(name != "inventory.img", after[name] == *bytes, "{name}");
+    }
+    inventory::set_network_lock(&mut after, NetworkLock::Iptables).unwrap();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn inventory_facts() {
+    let images = load("python");
+    assert_eq!(inventory::version(&images).unwrap(), 2);
+    assert!(!inventory::tcp_close(&images).unwrap());
+    assert_eq!(inventory::lsm(&images).unwrap(), inventory::Lsm::None);
+    assert_ne!(
+        inventory::root_ids(&images).unwrap().uts,
+        ids::of_root(&images).unwrap().uts
+    );
+}
+
+#[test]
+fn network_namespace_comes_and_goes() {
+    let joined = load("python");
+    assert!(netns::is_external(&joined).unwrap());
+    let mut images = joined.clone();
+    netns::set_external(&mut images, false).unwrap();
+    assert!(!netns::is_external(&images).unwrap());
+    assert_eq!(images.len(), joined.len() - 1);
+    netns::set_external(&mut images, true).unwrap();
+    assert!(netns::is_external(&images).unwrap());
+    check(&images).unwrap();
+
+    let mut own = load("sleep");
+    assert!(!netns::is_external(&own).unwrap());
+    netns::set_external(&mut own, true).unwrap();
+    assert!(netns::is_external(&own).unwrap());
+    netns::set_external(&mut own, false).unwrap();
+    assert_eq!(own, load("sleep"));
+}
+
+#[test]
+fn pod_members_share_uts_and_ipc() {
+    let mut images = load("sleep");
+    ids::share_uts_ipc_with_root(&mut images).unwrap();
+    let host = inventory::root_ids(&images).unwrap();
+    let was = ids::of_root(&load("sleep")).unwrap();
+    for task in pstree::tasks(&images).unwrap() {
+        let now = ids::of(&images, task.pid).unwrap();
+        assert_eq!((now.uts, now.ipc), (host.uts, host.ipc));
+        assert_eq!((now.net, now.mnt, now.pid), (was.net, was.mnt, was.pid));
+    }
+    check(&images).unwrap();
+}
+
+#[test]
+fn sockets_with_their_ends() {
+    let images = load("python");
+    let all = sockets::inet(&images).unwrap();
+    let find = |text: &str| {
+        all.iter()
+            .find(|s| s.src.to_string() == text && s.state != State::Established)
+            .unwrap()
+    };
+    assert_eq!(find("0.0.0.0:8080").state, State::Listen);
+    assert_eq!(find("[::]:8081").family, Family::V6);
+    assert_eq!(find("127.0.0.1:5353").proto, Proto::Udp);
+    let up = sockets::established_tcp(&images).unwrap();
+    assert_eq!(up.len(), 1);
+    assert_eq!(up[0].src.to_string(), "10.88.0.2:8080");
+    assert_eq!(up[0].dst.ip().to_string(), "10.88.0.1");
+    assert!(images.contains_key(&format!("tcp-stream-{:x}.img", up[0].ino)));
+    assert!(sockets::inet(&load("sleep")).unwrap().is_empty());
+    assert!(!ipc::has_sysv_ipc(&images));
+}
+
+#[test]
+fn tasks_threads_and_rights() {
+    let python = load("python");
+    assert_eq!(pstree::pids(&python).unwrap(), [1, 6]);
+    assert_eq!(pstree::tasks(&python).unwrap().len(), 1);
+    assert_eq!(pstree::tasks(&load("sleep")).unwrap().len(), 2);
+    assert_eq!(core::stopped(&load("sleep")).unwrap(), Vec::<i32>::new());
+
+    let root = creds::of_root(&python).unwrap();
+    assert_eq!(root.uids, [0; 4]);
+    assert_eq!(root.groups, [20, 1000]);
+    assert!(root.no_new_privs);
+    // CAP_AUDIT_WRITE, CAP_KILL, CAP_NET_BIND_SERVICE: the default of `runc spec`.
+    assert_eq!(root.bounding, 1 << 29 | 1 << 5 | 1 << 10);
+    assert_eq!(creds::of_all(&python).unwrap().len(), 2);
+    assert!(!creds::of_root(&load("sleep")).unwrap().groups.contains(&20));
+
+    assert!(seccomp::present(&python).unwrap());
+    // The second thread has no filter in its own image: the first one's is spread over it.
+    assert_eq!(seccomp::of(&python).unwrap().filtered, [1, 6]);
+    assert_eq!(seccomp::of(&load("sleep")).unwrap().free, [1, 6]);
+}
+
+#[test]
+fn files_lose_their_sizes_only_where_asked() {
+    let before = load("python");
+    assert!(
+        files::paths(&before)
+            .unwrap()
+            .iter()
+            .any(|path| path == "/tmp/log")
+    );
+    let mut after = before.clone();
+    files::forget_sizes(&mut after, |_| false).unwrap();
+    assert_eq!(after, before);
+    files::forget_sizes(&mut after, |path| path == "/tmp/log").unwrap();
+    // Size (tag, 6) and mode (tag, three bytes of 0100644).
+    assert_eq!(after["files.img"].len(), before["files.img"].len() - 6);
+    assert_eq!(files::paths(&after).unwrap(), files::paths(&before).unwrap());
+    check(&after).unwrap();
+}
+
+#[test]
+fn mount_tree() {
+    let mounts = mounts::list(&load("python")).unwrap();
+    let at = |path: &str| mounts.iter().find(|mount| mount.mountpoint == path).unwrap();
+    assert_eq!(at("/etc/hostname").external_key.as_deref(), Some("/etc/hostname"));
+    assert!(at("/etc/hostname").external);
+    assert_eq!(at("/dev/shm").fstype, "tmpfs");
+    assert_eq!(at("/proc").fstype, "proc");
+    assert!(!at("/proc").external);
+}
+
+#[test]
+fn page_files_have_the_size_that_the_maps_say() {
+    let sizes = pagemap::page_files(&load("python"), 4096).unwrap();
+    assert_eq!(
+        sizes.into_iter().collect::<Vec<_>>(),
+        [("pages-1.img".to_owned(), 3_907_584)]
+    );
+    let sizes = pagemap::page_files(&load("sleep"), 4096).unwrap();
+    assert_eq!(sizes["pages-1.img"], 69_632);
+    assert_eq!(sizes["pages-2.img"], 69_632);
+    let map = pagemap::entries(&load("sleep")["pagemap-1.img"]).unwrap();
+    assert!(
+        map.entries
+            .iter()
+            .any(|entry| entry.flags == pagemap::PRESENT | pagemap::LAZY)
+    );
+}
+
+#[test]
+fn check_refuses_what_is_missing() {
+    for name in [
+        "inventory.img",
+        "pstree.img",
+        "files.img",
+        "core-6.img",
+        "ids-1.img",
+        "mountpoints-13.img",
+    ] {
+        let mut images = load("python");
+        images.remove(name).unwrap();
+        assert_eq!(
+            check(&images),
+            Err(ReadError::Missing {
+                file: name.to_owned()
+            }
+            .into()),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn check_refuses_strange_names() {
+    for name in [
+        "../evil.img",
+        "iptables-9.img",
+        "route-9.img",
+        "reg-files.img",
+        "core-01.img",
+        "core-.img",
+        "core-x.img",
+        "pages-1.img",
+        "tmpfs-dev-.tar.gz.img",
+        "inventory-1.img",
+        "dump.log",
+        "",
+    ] {
+        let mut images = load("sleep");
+        images.insert(name.to_owned(), Vec::new());
+        assert_eq!(check(&images), Err(CheckError::Name(name.to_owned())));
+    }
+}
+
+#[test]
+fn check_survives_every_cut_and_flip() {
+    let images = load("sleep");
+    for (name, bytes) in &images {
+        for at in 0..bytes.len().min(600) {
+            let mut cut = images.clone();
+            cut.insert(name.clone(), bytes[..at].to_vec());
+            let _ = check(&cut);
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0xff;
+            cut.insert(name.clone(), flipped);
+            let _ = check(&cut);
+        }
+    }
+}
