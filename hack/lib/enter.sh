@@ -90,10 +90,14 @@ done
 if [ "$(stat -f -c %T "$run/disk")" = overlayfs ]; then
     echo "note: $run is on overlayfs, so the lab's containers live in memory" >&2
     mount -t tmpfs disk "$run/disk"
-    mkdir "$run"/disk/{containerd,thaw}
+    mkdir "$run"/disk/{containerd,thaw,s3}
 fi
 bind_in "$run/disk/containerd" /var/lib/containerd rw
 bind_in "$run/disk/thaw" /var/lib/thaw rw
+if [ -n "$LAB_S3" ]; then
+    bind_in "$LAB_S3/s3s-fs" /usr/local/bin/s3s-fs ro
+    bind_in "$run/disk/s3" /var/lib/s3 rw
+fi
 if [ ! -s "$new/etc/resolv.conf" ]; then
     cat /etc/resolv.conf >"$new/etc/resolv.conf" 2>/dev/null || true
 fi

@@ -2,8 +2,9 @@
 # shellcheck shell=bash disable=SC2154 # cache and hack come from common.sh
 
 image_archive() {
-    printf '%s/images/%s-%s.tar\n' "$cache" "$1" \
-        "$(hash_of "$hack/versions" "$hack/lib/root.sh" "$hack/lib/image-layer.sh" "$hack/lib/oci.py" "$hack/images/$1" "$hack/images/base")"
+    local recipe
+    recipe=$(hash_of "$hack/lib/image-layer.sh" "$hack/lib/oci.py" "$hack/images/$1")
+    printf '%s/images/%s-%s.tar\n' "$cache" "$1" "$(printf '%s %s\n' "$recipe" "$(basename "$(base_root)")" | sha256sum | cut -c1-16)"
 }
 
 list_images() {

@@ -6,7 +6,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 # Files left open by whoever started us lie outside the lab, and CRIU could not dump a process that inherits them.
-for fd in /proc/$$/fd/*; do
+for fd in "/proc/$$/fd"/*; do
     fd=${fd##*/}
     if [ "$fd" -gt 2 ] && [ "$fd" != 255 ]; then
         exec {fd}>&-
@@ -42,6 +42,19 @@ TOML
     exit 1
 }
 
+# Before containerd: shims get containerd's environment, and with it the way to the store.
+start_s3() {
+    export AWS_ENDPOINT=http://127.0.0.1:9000 AWS_ACCESS_KEY_ID=thaw AWS_SECRET_ACCESS_KEY=thaw-secret
+    export AWS_REGION=us-east-1 AWS_ALLOW_HTTP=true
+    mkdir -p /var/lib/s3/thaw
+    s3s-fs --host 127.0.0.1 --port 9000 --access-key "$AWS_ACCESS_KEY_ID" --secret-key "$AWS_SECRET_ACCESS_KEY" \
+        /var/lib/s3 >/run/s3.log 2>&1 &
+    curl --silent --output /dev/null --retry 50 --retry-delay 0 --retry-connrefused --retry-max-time 10 "$AWS_ENDPOINT"
+}
+
+if [ -n "$LAB_S3" ]; then
+    start_s3
+fi
 if [ "$LAB_CONTAINERD" = yes ]; then
     start_containerd
     for image in $LAB_IMAGES; do

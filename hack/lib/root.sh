@@ -1,6 +1,8 @@
 # Builds the lab's root and the images' base, each cached under the hash of its recipe.
 # shellcheck shell=bash disable=SC2154 # cache and hack come from common.sh
 
+# Raise it when bootstrap below changes in a way that cached roots must follow.
+recipe_version=1
 root_packages=containerd,runc,criu,iproute2,nftables,iptables,python3,curl,procps,ca-certificates,busybox-static,util-linux,mount,tar,openssl,kmod
 
 # The mirror that this machine's apt uses for Debian itself; other machines get Debian's own.
@@ -40,38 +42,37 @@ bootstrap() {
     [ -d "$dest" ]
 }
 
-# Unpacks rclone alone from $RCLONE_SUITE: it is one static binary with no service and no configuration.
-add_rclone() {
-    local root=$1 list=/etc/apt/sources.list.d/rclone.list
-    echo "deb $(mirror) $RCLONE_SUITE main" >"$root$list"
-    # shellcheck disable=SC2016 # expanded by the shell inside
-    chroot "$root" sh -ec '
-        apt-get update -o Acquire::Check-Valid-Until=false -o Dir::Etc::sourcelist="$1" -o Dir::Etc::sourceparts=-
-        cd /tmp
-        apt-get download rclone/"$2"
-        dpkg-deb --fsys-tarfile rclone_*.deb | tar -x -C / ./usr/bin/rclone
-        rm -rf rclone_*.deb "$1" /var/lib/apt/lists/* /var/cache/apt/*.bin' sh "$list" "$RCLONE_SUITE"
+# The S3 server of --s3. Prints the folder that holds it.
+s3_server() {
+    local dir=$cache/s3s-fs-$S3S_FS_VERSION
+    if [ ! -x "$dir/bin/s3s-fs" ]; then
+        command -v cargo >/dev/null || die "the S3 server is built with cargo; install it from https://rustup.rs"
+        step "building the S3 server (s3s-fs $S3S_FS_VERSION)" build_s3_server "$dir" >&2
+    fi
+    printf '%s\n' "$dir/bin"
+}
+
+build_s3_server() {
+    local build=$1.build.$$ status=0
+    CARGO_TARGET_DIR=$build/target cargo install s3s-fs --version "$S3S_FS_VERSION" --locked --features binary --root "$build" \
+        && mkdir -p "$1" && mv "$build/bin" "$1/" || status=$?
+    rm -rf "$build"
+    return "$status"
 }
 
 lab_root() {
-    printf '%s/root-%s\n' "$cache" "$(hash_of "$hack/versions" "$hack/lib/root.sh")"
+    printf '%s/root-%s\n' "$cache" "$(printf '%s %s %s\n' "$LAB_SUITE" "$root_packages" "$recipe_version" | sha256sum | cut -c1-16)"
 }
 
 build_root() {
     local root
     root=$(lab_root)
-    [ -d "$root" ] && return
-    bootstrap "$root_packages" "$root.new.$$" || return 1
-    cp /etc/resolv.conf "$root.new.$$/etc/resolv.conf" 2>/dev/null || true
-    add_rclone "$root.new.$$" || { rm -rf "$root.new.$$"; return 1; }
-    mkdir -p "$root.new.$$"/{src,images,var/lib/containerd,var/lib/thaw}
-    mv -T "$root.new.$$" "$root" 2>/dev/null || rm -rf "$root.new.$$"
-    [ -d "$root" ]
+    [ -d "$root" ] || bootstrap "$root_packages" "$root"
 }
 
 # The base layer that every Debian image shares.
 base_root() {
-    printf '%s/base-%s\n' "$cache" "$(hash_of "$hack/versions" "$hack/lib/root.sh" "$hack/images/base")"
+    printf '%s/base-%s\n' "$cache" "$(printf '%s %s %s\n' "$LAB_SUITE" "$(hash_of "$hack/images/base")" "$recipe_version" | sha256sum | cut -c1-16)"
 }
 
 build_base() {

@@ -1,0 +1,247 @@
+"""The part of hack/bench that runs inside the lab. See hack/bench --help."""
+
+import argparse
+import ctypes
+import json
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.parse
+
+CONNECT_TIMEOUT = 0.02  # a SYN that is dropped is retried by the kernel only after a second
+POLL = 0.001
+DEADLINE = 120
+CLONE_NEWNET = 0x40000000
+STOCK, THAW = "io.containerd.runc.v2", "io.containerd.thaw.v1"
+NEVER = ["--annotation", "thaw.dev/snapshot-policy=Never"]
+MODES = {"cold-stock": (STOCK, []), "cold-thaw": (THAW, NEVER), "thawed-warm": (THAW, [])}
+
+
+class Failed(Exception):
+    """A run that must not become a number."""
+
+
+def call(*command):
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Failed(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def enter_netns(name):
+    with open(f"/run/netns/{name}") as file:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(file.fileno(), CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "setns")
+
+
+def first_answer(url):
+    """Polls until a 200 was read; returns the monotonic time of that."""
+    request = f"GET {url.path or '/'} HTTP/1.0\r\nHost: {url.netloc}\r\n\r\n".encode()
+    give_up = time.monotonic() + DEADLINE
+    while time.monotonic() < give_up:
+        try:
+            with socket.create_connection((url.hostname, url.port), timeout=CONNECT_TIMEOUT) as client:
+                client.settimeout(DEADLINE)
+                client.sendall(request)
+                status = client.recv(4096)
+            if re.match(rb"HTTP/1\.[01] 200 ", status):
+                return time.monotonic()
+        except OSError:
+            pass
+        time.sleep(POLL)
+    return None
+
+
+class Probe:
+    """A child inside the container's network namespace; it polls from before the container is created."""
+
+    def __init__(self, netns, url):
+        self.read, write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self.read)
+            enter_netns(netns)
+            answered = first_answer(urllib.parse.urlsplit(url))
+            os.write(write, str(answered or "").encode())
+            os._exit(0)
+        os.close(write)
+
+    def wait(self):
+        with os.fdopen(self.read) as pipe:
+            answered = pipe.read()
+        os.waitpid(self.pid, 0)
+        if not answered:
+            raise Failed(f"no answer within {DEADLINE} s")
+        return float(answered)
+
+    def stop(self):
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.read)
+
+
+class Container:
+    """A container in a network namespace made beforehand; gone at the end of the `with` block."""
+
+    def __init__(self, name, workload, mode):
+        self.name, self.workload = name, workload
+        self.runtime, self.extra = MODES[mode]
+        with open(f"/images/{workload}.json") as file:
+            self.url = json.load(file)["ready"]
+
+    def __enter__(self):
+        call("ip", "netns", "add", self.name)
+        call("ip", "-n", self.name, "link", "set", "lo", "up")
+        return self
+
+    def start(self):
+        """Returns milliseconds from the create call to the first 200."""
+        probe = Probe(self.name, self.url)
+        time.sleep(0.05)  # the probe is up before the clock starts
+        begin = time.monotonic()
+        try:
+            call("ctr", "run", "--detach", "--runtime", self.runtime, *self.extra, "--hostname", self.name,
+                 "--with-ns", f"network:/run/netns/{self.name}", f"localhost/thaw/{self.workload}:latest", self.name)
+        except Failed:
+            probe.stop()
+            raise
+        return (probe.wait() - begin) * 1000
+
+    def outcome(self):
+        return json.loads(call("thaw", "explain", "-o", "json", self.name))
+
+    def __exit__(self, *_):
+        for command in (
+            ["ctr", "task", "kill", "--signal", "SIGKILL", self.name],
+            ["ctr", "task", "delete", "--force", self.name],
+            ["ctr", "container", "delete", self.name],
+            ["ip", "netns", "delete", self.name],
+        ):
+            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def capture(workload):
+    """Makes the snapshot that thawed-warm starts from, and brings it into the node's cache."""
+    with Container(f"{workload}-donor", workload, "cold-thaw") as donor:
+        donor.start()
+        begin = time.monotonic()
+        call("thaw", "capture", "-n", "default", donor.name)
+        say(f"  {workload:10} captured in {time.monotonic() - begin:.1f} s")
+    with Container(f"{workload}-warmup", workload, "thawed-warm") as clone:
+        clone.start()
+        expect_restored(clone.outcome())
+
+
+def expect_restored(outcome):
+    if outcome["result"].lower() != "restored":
+        raise Failed(f"not restored: {outcome['result']}, {outcome.get('reason')}: {outcome.get('detail')}")
+
+
+def measure(workload, mode, number):
+    with Container(f"{workload}-{mode}-{number}", workload, mode) as container:
+        ms = container.start()
+        outcome = container.outcome() if mode != "cold-stock" else {}
+        if mode == "thawed-warm":
+            expect_restored(outcome)
+    return ms, outcome
+
+
+def row(workload, mode, cpus, results):
+    times = [ms for ms, _ in results]
+    stages = {}
+    for _, outcome in results:
+        for stage in outcome.get("stages", []):
+            stages.setdefault(stage["name"], []).append(stage["ms"])
+    return {
+        "workload": workload,
+        "mode": mode,
+        "cpus": cpus,
+        "runs": len(times),
+        "first_answer_ms": {
+            "min": round(min(times), 1),
+            "median": round(statistics.median(times), 1),
+            "max": round(max(times), 1),
+        },
+        "stages_ms": {name: round(statistics.median(values), 1) for name, values in stages.items()},
+        "bytes": results[-1][1].get("bytes", {}),
+    }
+
+
+def versions():
+    def first(pattern, *command):
+        try:
+            found = re.search(pattern, call(*command))
+        except (Failed, FileNotFoundError):
+            return None
+        return found.group(1) if found else None
+
+    return {
+        "kernel": os.uname().release,
+        "containerd": first(r"\b(\d+\.\d+\.\d+)", "containerd", "--version"),
+        "runc": first(r"version (\S+)", "runc", "--version"),
+        "criu": first(r"Version: (\S+)", "criu", "--version"),
+        "thaw": first(r"(\d+\.\d+\.\d+\S*)", "thaw", "--version"),
+    }
+
+
+def table(rows):
+    cold = {row["workload"]: row["first_answer_ms"]["median"] for row in rows if row["mode"] == "cold-stock"}
+    lines = [f"{'workload':10} {'mode':12} {'cpus':>4} {'runs':>4} {'min ms':>9} {'median ms':>9} {'max ms':>9} {'vs cold':>8}"]
+    for row in rows:
+        times = row["first_answer_ms"]
+        ratio = f"{cold[row['workload']] / times['median']:.1f}x" if row["workload"] in cold else ""
+        lines.append(
+            f"{row['workload']:10} {row['mode']:12} {row['cpus']:4} {row['runs']:4} "
+            f"{times['min']:9.1f} {times['median']:9.1f} {times['max']:9.1f} {ratio:>8}"
+        )
+    return "\n".join(lines)
+
+
+def bench(workload, modes, runs, cpus):
+    results = {mode: [] for mode in modes}
+    if "thawed-warm" in modes:
+        capture(workload)
+    for number in range(runs):
+        for mode in modes:
+            ms, outcome = measure(workload, mode, number)
+            results[mode].append((ms, outcome))
+            say(f"  {workload:10} {mode:12} {number + 1}/{runs} {ms:9.1f} ms")
+    return [row(workload, mode, cpus, results[mode]) for mode in modes]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--workload", required=True)
+    parser.add_argument("--mode", required=True)
+    parser.add_argument("--runs", type=int, required=True)
+    parser.add_argument("--json", required=True)
+    args = parser.parse_args()
+    modes = args.mode.split(",")
+    unknown = [mode for mode in modes if mode not in MODES]
+    if unknown or args.runs < 1:
+        sys.exit(f"error: unknown mode {unknown}" if unknown else "error: --runs must be 1 or more")
+    cpus = len(os.sched_getaffinity(0))
+    rows = []
+    try:
+        for workload in args.workload.split(","):
+            rows += bench(workload, modes, args.runs, cpus)
+    except Failed as failure:
+        sys.exit(f"error: {workload}: {failure}")
+    with open(args.json, "w") as file:
+        json.dump({"versions": versions(), "rows": rows}, file, indent=2)
+        file.write("\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
