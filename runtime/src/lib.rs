@@ -1,7 +1,17 @@
-//! The library behind the shim and the tool: the two ways, [`boot`] and `capture`, and the [`outcome`] of each boot.
+//! The library behind the shim and the tool: the two ways, [`boot`] and [`capture`], and the [`outcome`] of each boot.
 //!
 //! It knows OCI specs, runc, snapshots and stores. It knows no containerd protocol beyond the four read-only calls
 //! that identify an image.
 
 pub mod boot;
+pub mod capture;
+pub mod identify;
 pub mod outcome;
+pub mod record;
+pub mod rootfs;
+pub mod network;
+mod host;
+mod key;
+mod task;
+mod timeline;
+mod words;
