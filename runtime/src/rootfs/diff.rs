@@ -105,6 +105,7 @@ impl Walk<'_> {
         let wrote = self.archive.directory(path, &attributes);
         self.written(path, wrote)?;
         if opaque {
+            self.stats.entries += 1;
             let marker = path.join(OsStr::from_bytes(OPAQUE));
             let wrote = self.archive.marker(&marker);
             self.written(&marker, wrote)?;
