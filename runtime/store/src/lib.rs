@@ -19,6 +19,8 @@ mod publish;
 mod cache;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+#[cfg(test)]
+mod tests;
 
 pub use cache::{Cache, CacheError, CachedSnapshot, Entry, EntryError, FetchError, Fetched};
 pub use pack::{PackError, Packed, Progress, pack};

@@ -1,0 +1,152 @@
+//! The conformance suite over what needs no server, and the cost of a look-up.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
+
+use object_store::path::Path;
+use url::Url;
+
+use super::fixture::{Lab, directory_store, manifest, memory_store};
+use crate::{KeyPath, LookupError, OpenError, StoreError, StoreOptions, conformance, lookup, open};
+
+#[tokio::test]
+async fn directory_conforms() {
+    let lab = Lab::new();
+    conformance::run(&*lab.store, "test", true).await.unwrap();
+}
+
+#[tokio::test]
+async fn memory_conforms() {
+    conformance::run(&*memory_store(), "test", true).await.unwrap();
+}
+
+#[tokio::test]
+async fn directory_is_private() {
+    let lab = Lab::new();
+    let mode = lab
+        .root
+        .path()
+        .join("store")
+        .metadata()
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn a_miss_is_cheap() {
+    let lab = Lab::new();
+    let key = manifest("default", lab.pack().blobs).key;
+    let started = Instant::now();
+    for _ in 0..100 {
+        let store = directory_store(&lab.root.path().join("store"));
+        assert!(lookup(&*store, &key).await.unwrap().is_none());
+    }
+    // 1 ms each at the most, with opening; in fact some tens of microseconds.
+    assert!(
+        started.elapsed() < Duration::from_millis(100),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_fifo_in_place_of_a_document_does_not_block() {
+    let lab = Lab::new();
+    let path = KeyPath::parse("v1/keys/default/linux-amd64/a/b.json").unwrap();
+    let file = lab.root.path().join("store").join(path.as_str());
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(matches!(
+        lab.store.get_key(&path, 100).await,
+        Err(StoreError::Directory { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_moved_or_broken_document_is_refused() {
+    let lab = Lab::new();
+    let published = lab.published().await;
+    let mut key = published.key.clone();
+    let bytes = lab
+        .store
+        .get_key(&KeyPath::of(&key).unwrap(), 1 << 20)
+        .await
+        .unwrap()
+        .unwrap();
+    key.scope = "other".into();
+    let path = KeyPath::of(&key).unwrap();
+    lab.store
+        .put_key(&path, bytes, crate::PutMode::IfAbsent)
+        .await
+        .unwrap();
+    assert!(matches!(
+        lookup(&*lab.store, &key).await,
+        Err(LookupError::WrongKey { .. })
+    ));
+    lab.store
+        .put_key(&path, "{".into(), crate::PutMode::Replace)
+        .await
+        .unwrap();
+    assert!(matches!(
+        lookup(&*lab.store, &key).await,
+        Err(LookupError::Document { .. })
+    ));
+}
+
+#[test]
+fn key_paths_are_plain() {
+    let good = "v1/keys/a/linux-amd64/c/d.json";
+    assert_eq!(KeyPath::parse(good).unwrap().as_str(), good);
+    assert_eq!(
+        KeyPath::parse("v1/keys/a%2Fb/p/c/d.json").unwrap().as_str(),
+        "v1/keys/a%2Fb/p/c/d.json"
+    );
+    for bad in [
+        "v1/keys/../a/b/c.json",
+        "v1/keys/a/b/c/d/e.json",
+        "v1/keys/a/b/c",
+        "v1/keys/a//b/c.json",
+        "v1/keys/a/b/c.json",
+        "v1/blobs/a/b/c/d.json",
+        "/v1/keys/a/b/c/d.json",
+        "v1/keys/a/b/c/d.json/",
+        "v1/keys/a/b/c/d\n.json",
+    ] {
+        assert!(KeyPath::parse(bad).is_err(), "{bad:?}");
+    }
+    assert!(Path::parse(good).is_ok());
+}
+
+#[test]
+fn urls_that_are_no_store() {
+    let refused = |url: &str| open(&Url::parse(url).unwrap(), &StoreOptions::default()).unwrap_err();
+    assert!(matches!(
+        refused("http://example.com/a"),
+        OpenError::Scheme { .. }
+    ));
+    assert!(matches!(
+        refused("s3://user:secret@bucket/a"),
+        OpenError::Credentials
+    ));
+    assert!(matches!(refused("file://host/a"), OpenError::Path));
+    let text = format!("{:?}", refused("s3://user:secret@bucket/a"));
+    assert!(!text.contains("secret"));
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_unreachable() {
+    let mut options = StoreOptions::default();
+    // Port 1 of this machine: nobody listens.
+    options.endpoint = Some(Url::parse("http://127.0.0.1:1").unwrap());
+    options.max_retries = 0;
+    let store = open(&Url::parse("s3://bucket/prefix").unwrap(), &options);
+    let path = KeyPath::parse("v1/keys/default/linux-amd64/a/b.json").unwrap();
+    let error = store.unwrap().get_key(&path, 100).await.unwrap_err();
+    let gone = matches!(
+        error,
+        StoreError::Unreachable { .. } | StoreError::Timeout { .. } | StoreError::Failed { .. }
+    );
+    assert!(gone, "{error:?}");
+}
