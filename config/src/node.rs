@@ -50,12 +50,10 @@ pub struct Store {
     pub url: StoreUrl,
     /// For S3 servers that are not Amazon's. Default: the one of the cloud.
     pub endpoint: Option<Url>,
-    /// Region of the bucket. Default: what the environment says, as with each cloud's tools.
-    pub region: Option<String>,
     /// Allow `http://` endpoints. Default no: a snapshot holds the memory of a process.
     pub allow_http: bool,
-    /// For one request to the store, retries left out. Default 5 s: a blob comes in ranges, none of which takes
-    /// longer on a link that is worth restoring over.
+    /// For one request to the store with its retries, and for an upload without progress. Default 5 s: a blob comes
+    /// in ranges, none of which takes longer on a link that is worth restoring over.
     pub request_timeout: Duration,
 }
 
@@ -97,7 +95,6 @@ impl Default for Store {
         Self {
             url: StoreUrl::node_default(),
             endpoint: None,
-            region: None,
             allow_http: false,
             request_timeout: Duration::from_secs(5),
         }
@@ -220,7 +217,6 @@ impl NodeConfig {
 impl Store {
     fn read(&mut self, reader: &mut Reader) {
         reader.read("store.url", &mut self.url, read::store_url);
-        reader.read("store.region", &mut self.region, |raw| read::text(raw).map(Some));
         reader.read("store.request_timeout", &mut self.request_timeout, read::duration);
         reader.read("store.allow_http", &mut self.allow_http, read::boolean);
         let allow_http = self.allow_http;

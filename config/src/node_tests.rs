@@ -46,7 +46,7 @@ fn the_sample_says_the_defaults() {
         .collect();
     assert_ne!(shown.trim(), sample.trim());
     let shown = config(&[("config.toml", &shown)], &[]);
-    assert!(shown.store.endpoint.is_some() && shown.store.region.is_some());
+    assert!(shown.store.endpoint.is_some());
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn later_ones_win_key_by_key() {
         ),
         (
             "conf.d/20-b.toml",
-            "[deadlines]\nlookup = \"20ms\"\n[store]\nregion = \"here\"",
+            "[deadlines]\nlookup = \"20ms\"\n[store]\nrequest_timeout = \"1s\"",
         ),
         ("conf.d/10-a.toml", "[deadlines]\nlookup = \"10ms\""),
         ("conf.d/ignored.txt", "nonsense"),
@@ -72,7 +72,7 @@ fn later_ones_win_key_by_key() {
         ],
     );
     assert_eq!(merged.store.url.to_string(), "s3://a");
-    assert_eq!(merged.store.region.as_deref(), Some("here"));
+    assert_eq!(merged.store.request_timeout, Duration::from_secs(1));
     assert_eq!(merged.deadlines.lookup, Duration::from_millis(20));
     assert_eq!(merged.deadlines.fetch, Duration::from_secs(2));
     assert_eq!(merged.log_level, LevelFilter::Debug);
