@@ -39,6 +39,11 @@ impl Digest {
     pub fn hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
+
+    /// Where the store keeps the blob of this digest.
+    pub fn blob_path(&self) -> String {
+        format!("v1/blobs/sha256/{}", self.hex())
+    }
 }
 
 impl fmt::Display for Digest {
@@ -99,13 +104,17 @@ mod tests {
     fn text_and_back() {
         let digest = Digest::of(b"thaw");
         assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
+        assert_eq!(digest.blob_path(), format!("v1/blobs/sha256/{}", digest.hex()));
     }
 
     #[test]
     fn refuses_what_is_not_a_digest() {
         assert_eq!("md5:00".parse::<Digest>(), Err(ParseDigestError::Algorithm));
         assert_eq!("sha256:00".parse::<Digest>(), Err(ParseDigestError::Value));
-        let upper = Digest::of(b"thaw").to_string().to_uppercase().replace("SHA256", "sha256");
+        let upper = Digest::of(b"thaw")
+            .to_string()
+            .to_uppercase()
+            .replace("SHA256", "sha256");
         assert_eq!(upper.parse::<Digest>(), Err(ParseDigestError::Value));
     }
 }

@@ -7,10 +7,20 @@
 //! `docs/format.md` is the contract that this crate implements.
 
 mod digest;
+mod canonical;
+mod key;
 mod manifest;
+mod document;
+mod validate;
+pub mod fingerprint;
+pub mod matching;
 
 pub use digest::{Digest, ParseDigestError};
+pub use document::{DocumentError, MAX_DOCUMENT, MAX_VARIANTS};
+pub use fingerprint::Fingerprint;
 pub use manifest::{
-    Blob, Blobs, Chunk, CpuFacts, DonorFacts, HostFacts, ImageFacts, Key, KeyDocument, Manifest, PageFile, Pages,
-    FORMAT_VERSION,
+    Blob, Blobs, Chunk, CpuFacts, DonorFacts, FORMAT_VERSION, HostFacts, ImageFacts, Key, KeyDocument,
+    Manifest, PageFile, Pages,
 };
+pub use matching::Mismatch;
+pub use validate::{MAX_CHUNK, MAX_CHUNK_GROWTH, MAX_CHUNKS, MAX_META, MAX_PAGES, MAX_ROOTFS, ManifestError};
