@@ -32,7 +32,6 @@ mod entry;
 pub use entry::{Entry, EntryError};
 pub use fetch::{FetchError, Fetched};
 
-use crate::contract::ManifestId as _;
 use seal::Verdict;
 
 const META: &str = "meta.tar";

@@ -51,7 +51,7 @@ pub async fn run(store: &dyn Store, name: &str, conditional: bool) -> Result<(),
 }
 
 async fn keys(store: &dyn Store, name: &str, conditional: bool) -> Result<(), ConformanceError> {
-    let key = KeyPath::parse(&format!("v1/keys/{name}/linux-amd64/aa%2Fa/bb.json"))?;
+    let key = KeyPath::parse(&format!("v1/keys/{name}/linux-amd64/aa_2fa/bb.json"))?;
     rule(
         store.get_key(&key, 10).await?.is_none(),
         "a document that is not there is None",

@@ -12,7 +12,6 @@
 //! What comes from a store is hostile until its digest was compared: sizes are bounded before anything is read,
 //! digests are checked before anything is decompressed, and no name from a store becomes a path unchecked.
 
-mod contract;
 mod store;
 mod pack;
 mod publish;
@@ -28,6 +27,6 @@ pub use publish::{
     ListError, Listing, LookupError, PublishError, RemoveError, Removed, list, lookup, publish, remove,
 };
 pub use store::{
-    BlobRead, KeyPath, KeyPathError, MAX_KEY_DOCUMENT, OpenError, Published, PutMode, Store, StoreError,
-    StoreOptions, Uploaded, open,
+    BlobRead, KeyPath, KeyPathError, OpenError, Published, PutMode, Store, StoreError, StoreOptions,
+    Uploaded, open,
 };

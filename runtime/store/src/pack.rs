@@ -13,7 +13,7 @@ use thiserror::Error;
 mod archive;
 mod pages;
 
-pub(crate) use pages::page_number;
+use pages::page_number;
 
 /// Zstandard level of all blobs: level 3 compresses a heap to about a quarter at hundreds of MB/s per core, and
 /// higher levels gain a few percent for a multiple of the time that the capture takes.

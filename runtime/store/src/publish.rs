@@ -6,21 +6,16 @@
 
 use std::collections::HashSet;
 
-use bytes::Bytes;
-use thaw_snapshot::{Blobs, Digest, FORMAT_VERSION, Key, KeyDocument, Manifest};
+use thaw_snapshot::{Blobs, Digest, DocumentError, Key, KeyDocument, MAX_DOCUMENT, Manifest, ManifestError};
 use thiserror::Error;
 
-use crate::contract::{ManifestId as _, ParseDocument as _, ParseError};
 use crate::pack::Packed;
-use crate::store::{KeyPath, KeyPathError, MAX_KEY_DOCUMENT, Published, PutMode, Store, StoreError};
+use crate::store::{KeyPath, Published, PutMode, Store, StoreError};
 
 /// Why a look-up gave no answer.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LookupError {
-    /// The key can't be looked up.
-    #[error("the key has no place in a store")]
-    Key(#[source] KeyPathError),
     /// The store gave no answer.
     #[error("could not read the key document")]
     Store(#[source] StoreError),
@@ -31,7 +26,7 @@ pub enum LookupError {
         path: KeyPath,
         /// What is wrong with it.
         #[source]
-        source: ParseError,
+        source: DocumentError,
     },
     /// The document holds a snapshot of another key: somebody moved it.
     #[error("the key document {path} holds a snapshot of another key")]
@@ -45,15 +40,12 @@ pub enum LookupError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// The key has no place in a store.
-    #[error("the key has no place in a store")]
-    Key(#[source] KeyPathError),
     /// The manifest names other blobs than those that were packed.
     #[error("the manifest does not name the packed blobs")]
     Mismatch,
-    /// The manifest can't be written as JSON.
-    #[error("could not write the manifest as JSON")]
-    Json(#[source] serde_json::Error),
+    /// The manifest breaks a rule of the format.
+    #[error("the manifest breaks a rule of the format")]
+    Manifest(#[source] ManifestError),
     /// The document is larger than any reader takes.
     #[error("the key document has {size} bytes, more than {limit}")]
     TooLarge {
@@ -97,9 +89,6 @@ pub enum RemoveError {
         #[source]
         source: StoreError,
     },
-    /// The remaining variants can't be written as JSON.
-    #[error("could not write the key document as JSON")]
-    Json(#[source] serde_json::Error),
     /// The snapshot is gone, but a blob of it is still there.
     #[error("could not delete blob {digest}")]
     Blob {
@@ -139,7 +128,7 @@ pub enum Removed {
 /// # Errors
 /// When the store gave no answer or a broken one. A miss is `None`.
 pub async fn lookup(store: &dyn Store, key: &Key) -> Result<Option<KeyDocument>, LookupError> {
-    let path = KeyPath::of(key).map_err(LookupError::Key)?;
+    let path = KeyPath::of(key);
     let Some(document) = read(store, &path).await? else {
         return Ok(None);
     };
@@ -151,7 +140,7 @@ pub async fn lookup(store: &dyn Store, key: &Key) -> Result<Option<KeyDocument>,
 
 async fn read(store: &dyn Store, path: &KeyPath) -> Result<Option<KeyDocument>, LookupError> {
     let Some(bytes) = store
-        .get_key(path, MAX_KEY_DOCUMENT)
+        .get_key(path, MAX_DOCUMENT as u64)
         .await
         .map_err(LookupError::Store)?
     else {
@@ -178,9 +167,10 @@ pub async fn publish(
     if manifest.blobs != packed.blobs {
         return Err(PublishError::Mismatch);
     }
-    let path = KeyPath::of(&manifest.key).map_err(PublishError::Key)?;
-    let bytes = document_bytes(vec![manifest.clone()]).map_err(PublishError::Json)?;
-    let (size, limit) = (bytes.len() as u64, MAX_KEY_DOCUMENT);
+    let path = KeyPath::of(&manifest.key);
+    manifest.validate().map_err(PublishError::Manifest)?;
+    let bytes = KeyDocument::new(vec![manifest.clone()]).to_bytes();
+    let (size, limit) = (bytes.len() as u64, MAX_DOCUMENT as u64);
     if size > limit {
         return Err(PublishError::TooLarge { size, limit });
     }
@@ -195,26 +185,18 @@ pub async fn publish(
             .map_err(|source| PublishError::Blob { digest, source })?;
     }
     store
-        .put_key(&path, bytes, mode)
+        .put_key(&path, bytes.into(), mode)
         .await
         .map_err(PublishError::Document)
 }
 
 /// Asked before gigabytes are sent for nothing; the conditional write at the end decides.
 async fn is_taken(store: &dyn Store, path: &KeyPath) -> Result<bool, PublishError> {
-    match store.get_key(path, MAX_KEY_DOCUMENT).await {
+    match store.get_key(path, MAX_DOCUMENT as u64).await {
         Ok(found) => Ok(found.is_some()),
         Err(StoreError::TooLarge { .. }) => Ok(true),
         Err(error) => Err(PublishError::Document(error)),
     }
-}
-
-fn document_bytes(variants: Vec<Manifest>) -> Result<Bytes, serde_json::Error> {
-    serde_json::to_vec(&KeyDocument {
-        format: FORMAT_VERSION,
-        variants,
-    })
-    .map(Bytes::from)
 }
 
 /// All snapshots of the store, in the order of their documents' paths.
@@ -292,7 +274,7 @@ async fn rewrite(store: &dyn Store, path: &KeyPath, variants: Vec<Manifest>) -> 
     if variants.is_empty() {
         return store.delete_key(path).await.map_err(fail);
     }
-    let bytes = document_bytes(variants).map_err(RemoveError::Json)?;
+    let bytes = KeyDocument::new(variants).to_bytes().into();
     store
         .put_key(path, bytes, PutMode::Replace)
         .await

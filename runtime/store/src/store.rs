@@ -8,8 +8,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use thaw_snapshot::{Digest, Key};
 
-use crate::contract::KeyPlace as _;
-
 mod error;
 mod open;
 mod local;
@@ -18,11 +16,10 @@ mod object;
 pub use error::StoreError;
 pub use open::{OpenError, StoreOptions, open};
 
+#[cfg(test)]
 pub(crate) use object::ObjectBackend;
-
-/// Largest key document that is read, in bytes. A manifest names each 4 MiB of memory in about 120 bytes, so this
-/// is enough for several variants of a process of tens of gigabytes.
-pub const MAX_KEY_DOCUMENT: u64 = 16 << 20;
+#[cfg(test)]
+pub(crate) use open::s3;
 
 /// Where all key documents live.
 const KEY_PREFIX: &str = "v1/keys";
@@ -42,11 +39,9 @@ pub struct KeyPathError {
 
 impl KeyPath {
     /// The place of `key`.
-    ///
-    /// # Errors
-    /// When a field of the key can't be part of a path.
-    pub fn of(key: &Key) -> Result<Self, KeyPathError> {
-        Self::parse(&key.path())
+    pub fn of(key: &Key) -> Self {
+        // The key's own encoding leaves nothing that the client library would encode again.
+        Self(object_store::path::Path::from(key.path()))
     }
 
     /// Takes a path as a listing shows it.

@@ -2,23 +2,18 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use std::ops::Range;
 use tempfile::TempDir;
-use thaw_snapshot::{Blobs, Digest, Manifest};
+use thaw_snapshot::{Blobs, Digest, Manifest, ManifestError};
 use thiserror::Error;
 
-use super::{Cache, CacheError, Entry, archives, file, pages, plain_name, seal};
-use crate::contract::ManifestId as _;
-use crate::pack::page_number;
+use super::{Cache, CacheError, Entry, archives, file, pages, seal};
 use crate::store::{BlobRead, Store, StoreError};
-
-/// Largest metadata archive in bytes, compressed or not: it is read into memory.
-const MAX_META: u64 = 1 << 30;
 
 /// How often a fetch looks whether another one that fetches the same snapshot is done.
 const LOCK_POLL: Duration = Duration::from_millis(5);
@@ -81,12 +76,9 @@ pub enum FetchError {
         #[source]
         source: io::Error,
     },
-    /// The manifest contradicts itself or names a file that can't be one.
-    #[error("the manifest's {field} can't be right")]
-    Manifest {
-        /// The field.
-        field: &'static str,
-    },
+    /// The manifest breaks a rule of the format.
+    #[error("the manifest breaks a rule of the format")]
+    Manifest(#[source] ManifestError),
     /// The disk has not enough room.
     #[error("{path} is on a disk without room for {needed} bytes")]
     DiskFull {
@@ -156,7 +148,8 @@ impl Cache {
     }
 
     async fn fetch_unbounded(&self, store: &dyn Store, manifest: &Manifest) -> Result<Fetched, FetchError> {
-        check_limits(&manifest.blobs)?;
+        // Sizes are bounded and file names are plain from here on.
+        manifest.validate().map_err(FetchError::Manifest)?;
         let id = manifest.id();
         let _lock = self.lock(&id).await?;
         if let Some(entry) = self.get_blocking(manifest).await? {
@@ -169,7 +162,6 @@ impl Cache {
             pages::fetch(store, &manifest.blobs.pages, temp.path()),
         )
         .await?;
-        debug_assert_eq!(archives, archive_bytes(&manifest.blobs));
         let cache = self.clone();
         let wanted = manifest.clone();
         let entry = blocking("the seal", move || cache.install(&wanted, temp, chunks)).await?;
@@ -261,39 +253,6 @@ fn is_taken(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
     )
-}
-
-fn archive_bytes(blobs: &Blobs) -> u64 {
-    archives(blobs).map(|(_, blob)| blob.size).sum()
-}
-
-/// Refuses what no honest manifest says, before anything is read.
-fn check_limits(blobs: &Blobs) -> Result<(), FetchError> {
-    for size in [blobs.meta.size, blobs.meta.raw_size] {
-        if size > MAX_META {
-            return Err(FetchError::TooLarge {
-                what: "the image archive".into(),
-                size,
-                limit: MAX_META,
-            });
-        }
-    }
-    let mut names: Vec<&str> = blobs.pages.files.iter().map(|file| file.name.as_str()).collect();
-    if !names
-        .iter()
-        .all(|name| plain_name(name) && page_number(name).is_some())
-    {
-        return Err(FetchError::Manifest {
-            field: "page file names",
-        });
-    }
-    names.sort_unstable();
-    if names.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(FetchError::Manifest {
-            field: "page file names",
-        });
-    }
-    pages::check_limits(&blobs.pages)
 }
 
 /// Runs `work` on a thread that may block.

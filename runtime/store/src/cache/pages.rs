@@ -19,46 +19,9 @@ use crate::store::Store;
 /// Bytes of the blob per request: enough that a round trip to a store in the same region costs little beside it.
 const REQUEST: u64 = 4 << 20;
 
-/// Requests at the same time. With [`REQUEST`] and [`MAX_RAW_CHUNK`] this bounds the memory of a fetch.
+/// Requests at the same time. Each holds its bytes and one chunk: with the format's largest chunks that is 128 MiB
+/// in all, with those that this build writes 32 MiB.
 const LANES: usize = 4;
-
-/// Largest chunk before compression, in bytes. Writers of format 1 use a quarter of it.
-const MAX_RAW_CHUNK: u32 = 16 << 20;
-
-/// Largest compressed chunk: data that can't be compressed grows by less than a percent.
-const MAX_CHUNK: u32 = MAX_RAW_CHUNK + (MAX_RAW_CHUNK >> 7) + 1024;
-
-/// Refuses page lists that do not add up.
-pub(super) fn check_limits(pages: &Pages) -> Result<(), FetchError> {
-    let mut size: u64 = 0;
-    let mut raw: u64 = 0;
-    for (index, chunk) in pages.chunks.iter().enumerate() {
-        for (bytes, limit) in [(chunk.size, MAX_CHUNK), (chunk.raw_size, MAX_RAW_CHUNK)] {
-            if bytes > limit {
-                let (size, limit) = (u64::from(bytes), u64::from(limit));
-                return Err(FetchError::TooLarge {
-                    what: format!("chunk {index}"),
-                    size,
-                    limit,
-                });
-            }
-        }
-        if chunk.size == 0 || chunk.raw_size == 0 {
-            return Err(FetchError::Manifest { field: "chunk sizes" });
-        }
-        // A u64 can't overflow by sums of u32 in any list that fits in memory.
-        size += u64::from(chunk.size);
-        raw += u64::from(chunk.raw_size);
-    }
-    let files = pages
-        .files
-        .iter()
-        .try_fold(0u64, |sum, file| sum.checked_add(file.size));
-    if size != pages.size || files != Some(raw) {
-        return Err(FetchError::Manifest { field: "page sizes" });
-    }
-    Ok(())
-}
 
 /// Fetches all memory into `directory`; returns the hash of each chunk for the seal.
 pub(super) async fn fetch(
@@ -194,7 +157,7 @@ impl Target {
         let mut files = Vec::with_capacity(pages.files.len());
         let mut start = 0;
         for page_file in &pages.files {
-            // The name was checked before anything was fetched.
+            // Validation of the manifest left only names of page files.
             let path = directory.join(&page_file.name);
             let file = create(&path, 0o400)?;
             file.set_len(page_file.size)

@@ -20,9 +20,9 @@ const CHUNK: u64 = 4 << 20;
 const WORKERS: usize = 2;
 
 /// The number in `pages-N.img`, or `None` for any other name.
-pub(crate) fn page_number(name: &str) -> Option<u32> {
+pub(super) fn page_number(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("pages-")?.strip_suffix(".img")?;
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) || digits.len() > 9 {
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) || digits.len() > 10 {
         return None;
     }
     digits.parse().ok()

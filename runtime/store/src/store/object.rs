@@ -19,7 +19,6 @@ use tokio::time::timeout;
 
 use super::local::{self, SmallFile};
 use super::{BlobRead, KEY_PREFIX, KeyPath, Published, PutMode, Store, StoreError, StoreOptions, Uploaded};
-use crate::contract::BlobPlace as _;
 
 /// Size of one part of an upload in bytes. S3 takes at most 10 000 parts of at least 5 MiB; this allows blobs of
 /// 156 GiB.

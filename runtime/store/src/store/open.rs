@@ -16,11 +16,11 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use thiserror::Error;
 use url::Url;
 
-use super::{ObjectBackend, Store};
+use super::Store;
+use super::object::ObjectBackend;
 
 /// How to talk to a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct StoreOptions {
     /// Longest time to connect.
     pub connect_timeout: Duration,
@@ -97,7 +97,9 @@ pub fn open(url: &Url, options: &StoreOptions) -> Result<Arc<dyn Store>, OpenErr
         return open_directory(url, options);
     }
     let client = match url.scheme() {
-        "s3" => s3(url, options),
+        "s3" => s3(url, options)
+            .build()
+            .map(|store| Box::new(store) as Box<dyn ObjectStore>),
         "gs" => GoogleCloudStorageBuilder::from_env()
             .with_url(url.as_str())
             .with_client_options(client_options(options, options.allow_http))
@@ -156,7 +158,8 @@ fn open_directory(url: &Url, options: &StoreOptions) -> Result<Arc<dyn Store>, O
     Ok(Arc::new(ObjectBackend::directory(local, url.as_str(), options)))
 }
 
-fn s3(url: &Url, options: &StoreOptions) -> object_store::Result<Box<dyn ObjectStore>> {
+/// The client for an S3 bucket, with what the environment says.
+pub(crate) fn s3(url: &Url, options: &StoreOptions) -> AmazonS3Builder {
     let mut builder = AmazonS3Builder::from_env().with_url(url.as_str());
     if let Some(endpoint) = &options.endpoint {
         builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
@@ -164,10 +167,9 @@ fn s3(url: &Url, options: &StoreOptions) -> object_store::Result<Box<dyn ObjectS
     // An http endpoint is an explicit choice of whoever wrote it, as with the provider's own tools.
     let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
     let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
-    let builder = builder
+    builder
         .with_client_options(client_options(options, options.allow_http || plain))
-        .with_retry(retry(options));
-    Ok(Box::new(builder.build()?))
+        .with_retry(retry(options))
 }
 
 fn client_options(options: &StoreOptions, allow_http: bool) -> ClientOptions {

@@ -127,7 +127,7 @@ pub(super) fn manifest(scope: &str, blobs: Blobs) -> Manifest {
             scope: scope.into(),
             platform: "linux-amd64".into(),
             config: digest,
-            fingerprint: digest,
+            fingerprint: Digest::of(b"{}"),
         },
         fingerprint: serde_json::json!({}),
         image: ImageFacts {

@@ -3,7 +3,6 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::fixture::{Lab, manifest, noise, soon};
-use crate::contract::ManifestId as _;
 use crate::{PackError, Published, PutMode, Removed, list, lookup, pack, publish, remove};
 
 #[tokio::test]
@@ -111,12 +110,12 @@ async fn the_first_publisher_wins() {
     );
     assert_eq!(
         lookup(&*lab.store, &first.key).await.unwrap().unwrap().variants,
-        [first.clone()]
+        vec![first.clone()]
     );
     assert_eq!(put(second.clone(), PutMode::Replace).await, Published::Published);
     assert_eq!(
         lookup(&*lab.store, &first.key).await.unwrap().unwrap().variants,
-        [second]
+        vec![second]
     );
 }
 

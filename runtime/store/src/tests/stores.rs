@@ -1,13 +1,17 @@
 //! The conformance suite over what needs no server, and the cost of a look-up.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use object_store::path::Path;
 use url::Url;
 
 use super::fixture::{Lab, directory_store, manifest, memory_store};
-use crate::{KeyPath, LookupError, OpenError, StoreError, StoreOptions, conformance, lookup, open};
+use crate::store::{ObjectBackend, s3};
+use crate::{
+    KeyPath, LookupError, OpenError, Store as _, StoreError, StoreOptions, conformance, lookup, open,
+};
 
 #[tokio::test]
 async fn directory_conforms() {
@@ -71,12 +75,12 @@ async fn a_moved_or_broken_document_is_refused() {
     let mut key = published.key.clone();
     let bytes = lab
         .store
-        .get_key(&KeyPath::of(&key).unwrap(), 1 << 20)
+        .get_key(&KeyPath::of(&key), 1 << 20)
         .await
         .unwrap()
         .unwrap();
     key.scope = "other".into();
-    let path = KeyPath::of(&key).unwrap();
+    let path = KeyPath::of(&key);
     lab.store
         .put_key(&path, bytes, crate::PutMode::IfAbsent)
         .await
@@ -135,18 +139,38 @@ fn urls_that_are_no_store() {
     assert!(!text.contains("secret"));
 }
 
+/// A store whose server is at `port` of this machine.
+fn server(port: u16) -> ObjectBackend {
+    let options = StoreOptions {
+        endpoint: Some(Url::parse(&format!("http://127.0.0.1:{port}")).unwrap()),
+        request_timeout: Duration::from_millis(300),
+        max_retries: 0,
+        ..StoreOptions::default()
+    };
+    let url = Url::parse("s3://bucket/prefix").unwrap();
+    let client = s3(&url, &options)
+        .with_access_key_id("id")
+        .with_secret_access_key("hush");
+    ObjectBackend::new(Arc::new(client.build().unwrap()), url.as_str(), &options)
+}
+
 #[tokio::test]
 async fn a_server_that_is_down_is_unreachable() {
-    let mut options = StoreOptions::default();
-    // Port 1 of this machine: nobody listens.
-    options.endpoint = Some(Url::parse("http://127.0.0.1:1").unwrap());
-    options.max_retries = 0;
-    let store = open(&Url::parse("s3://bucket/prefix").unwrap(), &options);
     let path = KeyPath::parse("v1/keys/default/linux-amd64/a/b.json").unwrap();
-    let error = store.unwrap().get_key(&path, 100).await.unwrap_err();
-    let gone = matches!(
-        error,
-        StoreError::Unreachable { .. } | StoreError::Timeout { .. } | StoreError::Failed { .. }
-    );
-    assert!(gone, "{error:?}");
+    // Port 1: nobody listens.
+    let store = server(1);
+    let error = store.get_key(&path, 100).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+    assert!(!format!("{error:?} {store:?}").contains("hush"));
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_times_out() {
+    let path = KeyPath::parse("v1/keys/default/linux-amd64/a/b.json").unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let store = server(silent.local_addr().unwrap().port());
+    let started = Instant::now();
+    let error = store.get_key(&path, 100).await.unwrap_err();
+    assert!(matches!(error, StoreError::Timeout { .. }), "{error:?}");
+    assert!(started.elapsed() < Duration::from_secs(2));
 }
