@@ -15,7 +15,7 @@ import urllib.parse
 
 CONNECT_TIMEOUT = 0.02  # a SYN that is dropped is retried by the kernel only after a second
 POLL = 0.001
-DEADLINE = 120
+DEADLINE = 120  # seconds; more than the slowest application needs on a busy machine
 CLONE_NEWNET = 0x40000000
 STOCK, THAW = "io.containerd.runc.v2", "io.containerd.thaw.v1"
 NEVER = ["--annotation", "thaw.dev/snapshot-policy=Never"]
@@ -90,7 +90,7 @@ class Container:
     """A container in a network namespace made beforehand; gone at the end of the `with` block."""
 
     def __init__(self, name, workload, mode):
-        self.name, self.workload = name, workload
+        self.name, self.workload, self.log = name, workload, f"/tmp/{name}.log"
         self.runtime, self.extra = MODES[mode]
         with open(f"/images/{workload}.json") as file:
             self.url = json.load(file)["ready"]
@@ -107,11 +107,14 @@ class Container:
         begin = time.monotonic()
         try:
             call("ctr", "run", "--detach", "--runtime", self.runtime, *self.extra, "--hostname", self.name,
-                 "--with-ns", f"network:/run/netns/{self.name}", f"localhost/thaw/{self.workload}:latest", self.name)
+                 "--log-uri", f"file://{self.log}", "--with-ns", f"network:/run/netns/{self.name}", f"localhost/thaw/{self.workload}:latest", self.name)
         except Failed:
             probe.stop()
             raise
-        return (probe.wait() - begin) * 1000
+        try:
+            return (probe.wait() - begin) * 1000
+        except Failed as failure:
+            raise Failed(f"{failure}; the end of its log:\n{call('tail', '-n', '20', self.log)}") from None
 
     def outcome(self):
         return json.loads(call("thaw", "explain", "-o", "json", self.name))

@@ -87,3 +87,12 @@ profile() {
     name=${name%/*}
     printf '%s\n' "${name:+${name##*/}}" | sed 's/^$/release/'
 }
+
+# What `cargo build` needs besides Rust.
+build_needs() {
+    command -v cargo >/dev/null || die "cargo is not on PATH; install Rust from https://rustup.rs"
+    if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+        die "rustfmt or clippy is missing; run: rustup component add rustfmt clippy"
+    fi
+    install_missing protoc=protobuf-compiler cc=build-essential
+}

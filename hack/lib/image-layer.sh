@@ -33,7 +33,7 @@ printf 'force-unsafe-io\n' >"$tree/etc/dpkg/dpkg.cfg.d/unsafe-io"
 printf 'Acquire::Check-Valid-Until "false";\n' >"$tree/etc/apt/apt.conf.d/90valid-until"
 
 env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive OUT=/out \
-    chroot "$tree" bash -euc 'cd /tmp/recipe && . ./recipe.sh'
+    chroot "$tree" sh -c 'cd /tmp/recipe && exec bash recipe.sh'
 
 rm -rf "$tree"/var/lib/apt/lists/* "$tree"/var/cache/apt/*.bin "$tree"/var/cache/apt/archives/*.deb \
     "$tree"/var/log/* "$tree/usr/sbin/policy-rc.d"

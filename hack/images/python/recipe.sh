@@ -1,3 +1,4 @@
-# shellcheck shell=bash
+#!/bin/bash
+set -euo pipefail
 mkdir -p /srv
 cp server.py /srv/server.py

@@ -1,4 +1,5 @@
-# shellcheck shell=bash
+#!/bin/bash
+set -euo pipefail
 apt-get update
 # Packages set up the database themselves only when debconf may ask; we do it below, once and visibly.
 echo 'redmine redmine/instances/default/dbconfig-install boolean false' | debconf-set-selections

@@ -1,4 +1,5 @@
-# shellcheck shell=bash
+#!/bin/bash
+set -euo pipefail
 mkdir -p "$OUT"/{bin,etc,www,tmp,proc,sys,dev,run,root}
 chmod 1777 "$OUT/tmp"
 cp /usr/bin/busybox "$OUT/bin/busybox"
