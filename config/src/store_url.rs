@@ -17,6 +17,7 @@ pub struct StoreUrl {
     scheme: Scheme,
     bucket: String,
     segments: Vec<String>,
+    url: Url,
 }
 
 /// The kind of a store.
@@ -62,12 +63,15 @@ const MAX_LENGTH: usize = 2048;
 impl StoreUrl {
     /// `file:///var/lib/thaw/store`.
     pub(crate) fn node_default() -> Self {
-        let segments = ["var", "lib", "thaw", "store"].map(String::from).to_vec();
-        Self {
-            scheme: Scheme::File,
-            bucket: String::new(),
-            segments,
-        }
+        let Ok(url) = "file:///var/lib/thaw/store".parse() else {
+            unreachable!("a constant, and a test parses it");
+        };
+        url
+    }
+
+    /// The same as a parsed URL, for the client libraries.
+    pub fn as_url(&self) -> &Url {
+        &self.url
     }
 
     /// The kind of the store.
@@ -122,12 +126,26 @@ impl FromStr for StoreUrl {
             return Err(StoreUrlError::Extra);
         }
         let bucket = bucket(scheme, url.host_str())?;
+        let segments = segments(&text[url.scheme().len()..])?;
+        let url = Url::parse(&form(scheme, &bucket, &segments)).map_err(StoreUrlError::Parse)?;
         Ok(Self {
             scheme,
             bucket,
-            segments: segments(&text[url.scheme().len()..])?,
+            segments,
+            url,
         })
     }
+}
+
+/// The one way to write it.
+fn form(scheme: Scheme, bucket: &str, segments: &[String]) -> String {
+    let root = if segments.is_empty() && scheme == Scheme::File {
+        "/"
+    } else {
+        ""
+    };
+    let path: String = segments.iter().map(|segment| format!("/{segment}")).collect();
+    format!("{scheme}://{bucket}{path}{root}")
 }
 
 fn bucket(scheme: Scheme, host: Option<&str>) -> Result<String, StoreUrlError> {
@@ -165,13 +183,7 @@ fn segments(rest: &str) -> Result<Vec<String>, StoreUrlError> {
 
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme, self.bucket)?;
-        if self.segments.is_empty() && self.scheme == Scheme::File {
-            return f.write_str("/");
-        }
-        self.segments
-            .iter()
-            .try_for_each(|segment| write!(f, "/{segment}"))
+        f.write_str(&form(self.scheme, &self.bucket, &self.segments))
     }
 }
 
@@ -209,6 +221,7 @@ mod tests {
         ] {
             assert_eq!(url(text).to_string(), form);
             assert_eq!(url(form), url(text));
+            assert_eq!(url(text).as_url().as_str(), form);
         }
         assert_eq!(url("file:///var/x").path(), "var/x");
         assert_eq!(StoreUrl::node_default(), url("file:///var/lib/thaw/store"));
