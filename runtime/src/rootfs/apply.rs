@@ -90,7 +90,7 @@ pub enum ApplyError {
 ///
 /// # Errors
 /// See [`ApplyError`]. What was applied until then stays, see [`super::clear`].
-pub fn apply(archive: impl Read, upper: &Path, marks: Marks, limits: &Limits) -> Result<Stats, ApplyError> {
+pub fn apply(archive: impl Read, upper: &Path, marks: Marks, limits: Limits) -> Result<Stats, ApplyError> {
     let open = |source| ApplyError::Open {
         path: upper.to_owned(),
         source,
@@ -122,17 +122,17 @@ pub fn apply(archive: impl Read, upper: &Path, marks: Marks, limits: &Limits) ->
     target.finish()
 }
 
-struct Target<'a> {
+struct Target {
     place: Place,
     marks: Marks,
-    limits: &'a Limits,
+    limits: Limits,
     stats: Stats,
     /// Times of directories are set last: making what is in them changes them.
     directories: Vec<(EntryPath, (i64, i64))>,
     buffer: Vec<u8>,
 }
 
-impl Target<'_> {
+impl Target {
     fn records(&self, header: &Header, content: &mut impl Read) -> Result<Records, ApplyError> {
         let entry = self.stats.entries;
         if header.entry_size().map_err(ApplyError::Archive)? > MOST_RECORDS {
@@ -155,7 +155,7 @@ impl Target<'_> {
         self.stats.entries += 1;
         let number = self.stats.entries;
         if number > self.limits.entries {
-            return Err(ApplyError::Limit(*self.limits));
+            return Err(ApplyError::Limit(self.limits));
         }
         let kind = header.entry_type();
         let stored = header.entry_size().map_err(ApplyError::Archive)?;

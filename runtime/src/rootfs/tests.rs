@@ -133,7 +133,7 @@ fn round_trip(prepare: impl Fn(&Path), change: impl Fn(&Path)) -> (Vec<u8>, Over
     let expected = listing(&donor.merged());
     let mut archive = Vec::new();
     let taken = diff(&donor.upper(), Marks::Trusted, &mut archive).unwrap();
-    let put = apply(archive.as_slice(), &clone.upper(), Marks::Trusted, &LIMITS).unwrap();
+    let put = apply(archive.as_slice(), &clone.upper(), Marks::Trusted, LIMITS).unwrap();
     assert_eq!(taken, put);
     let mut again = Vec::new();
     diff(&clone.upper(), Marks::Trusted, &mut again).unwrap();
@@ -343,7 +343,7 @@ fn thousands_of_files_take_no_time() {
     diff(upper.path(), Marks::Trusted, &mut archive).unwrap();
     let clone = tempfile::tempdir().unwrap();
     let begin = std::time::Instant::now();
-    apply(archive.as_slice(), clone.path(), Marks::Trusted, &LIMITS).unwrap();
+    apply(archive.as_slice(), clone.path(), Marks::Trusted, LIMITS).unwrap();
     let took = begin.elapsed();
     assert!(took.as_secs() < 5, "5000 files took {took:?}");
     println!("5000 files: {took:?}");

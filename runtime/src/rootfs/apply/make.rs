@@ -19,7 +19,7 @@ use super::{ApplyError, Target};
 /// Before the owner is set, nobody else may open it.
 const PRIVATE: Mode = Mode::S_IRWXU;
 
-impl Target<'_> {
+impl Target {
     /// A whiteout, or the mark of an opaque directory.
     pub(super) fn marker(&mut self, path: &EntryPath, number: u64) -> Result<(), ApplyError> {
         let (parent, name) = path.split();
@@ -90,7 +90,7 @@ impl Target<'_> {
             .bytes
             .saturating_add(segments.iter().map(|segment| segment.length).sum());
         if self.stats.bytes > self.limits.bytes {
-            return Err(ApplyError::Limit(*self.limits));
+            return Err(ApplyError::Limit(self.limits));
         }
         let (parent, name) = path.split();
         let made = self

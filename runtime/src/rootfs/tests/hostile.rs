@@ -54,7 +54,7 @@ impl Forge {
             entries: 10,
             bytes: 1000,
         };
-        let result = apply(self.0.as_slice(), &upper, Marks::Trusted, &limits);
+        let result = apply(self.0.as_slice(), &upper, Marks::Trusted, limits);
         assert_eq!(
             fs::read_dir(directory.path()).unwrap().count(),
             1,
@@ -221,7 +221,7 @@ fn only_attributes_of_the_list() {
         .pax(&[("SCHILY.xattr.user.overlay.redirect", b"/")])
         .file("x")
         .0;
-    let result = apply(archive.as_slice(), upper.path(), Marks::User, &LIMITS);
+    let result = apply(archive.as_slice(), upper.path(), Marks::User, LIMITS);
     assert!(matches!(result, Err(ApplyError::Attribute { .. })));
 }
 
@@ -275,7 +275,7 @@ fn maps_of_holes_add_up() {
 fn the_upper_directory_must_be_empty_and_entries_new() {
     let upper = tempfile::tempdir().unwrap();
     fs::write(upper.path().join("x"), "").unwrap();
-    let result = apply(forge().0.as_slice(), upper.path(), Marks::Trusted, &LIMITS);
+    let result = apply(forge().0.as_slice(), upper.path(), Marks::Trusted, LIMITS);
     assert!(matches!(result, Err(ApplyError::NotEmpty(_))));
     assert!(matches!(
         forge().file("x").file("x").apply(),
