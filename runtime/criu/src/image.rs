@@ -90,7 +90,7 @@ pub enum EditError {
     /// The dump has no namespace of this kind of its own.
     #[error("the dump has no {0} namespace of its own")]
     NoNamespace(&'static str),
-    /// The dump lies in a user namespace of its own, or the like, which cannot be shared.
+    /// The inventory does not say which namespace of this kind the dumping process was in.
     #[error("the inventory does not name the {0} namespace of the dumping process")]
     NoRootId(&'static str),
 }

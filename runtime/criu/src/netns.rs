@@ -30,17 +30,21 @@ pub fn is_external(images: &Images) -> Result<bool, ReadError> {
 /// Says whether the restored container joins a network namespace by path (`true`) or gets a new, empty one (`false`).
 ///
 /// A dump of a container that joined one holds an image with the key, a dump of one with an empty namespace holds no
-/// such image; so this writes the one or deletes the other (`criu/net.c: dump_net_ns`).
+/// such image; so this writes the one or deletes the other (`criu/net.c: dump_net_ns`). A dump that shares the
+/// namespace of the host has neither, and `false` leaves it so.
 ///
 /// # Errors
-/// An image cannot be read, or the dump shares the network namespace of the host.
+/// An image cannot be read, or a dump that shares the network namespace of the host is to join another.
 pub fn set_external(images: &mut Images, external: bool) -> Result<(), EditError> {
-    let id = ids::of_root(images)?
-        .net
-        .ok_or(EditError::NoNamespace("network"))?;
-    if inventory::root_ids(images)?.net == Some(id) {
-        return Err(EditError::NoNamespace("network"));
-    }
+    let host = inventory::root_ids(images)?.net;
+    let own = ids::of_root(images)?.net.filter(|id| Some(*id) != host);
+    let Some(id) = own else {
+        return if external {
+            Err(EditError::NoNamespace("network"))
+        } else {
+            Ok(())
+        };
+    };
     let file = name(id);
     if !external {
         images.remove(&file);

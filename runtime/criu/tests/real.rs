@@ -8,6 +8,7 @@ use std::path::Path;
 
 use thaw_criu::inventory::NetworkLock;
 use thaw_criu::sockets::{Family, Proto, State};
+use thaw_criu::wire::{self, Message, Value};
 use thaw_criu::{
     CheckError, EditError, Images, ReadError, check, core, creds, files, ids, inventory, ipc, mounts, netns,
     pagemap, pstree, seccomp, sockets, uts,
@@ -261,4 +262,82 @@ fn check_survives_every_cut_and_flip() {
             let _ = check(&cut);
         }
     }
+}
+
+/// Sets one number in the only record of a file, found by the path of its field numbers.
+fn patch(images: &mut Images, file: &str, path: &[u32], value: u64) {
+    fn set(message: &[u8], path: &[u32], value: u64) -> Vec<u8> {
+        let (number, rest) = path.split_first().unwrap();
+        if rest.is_empty() {
+            return wire::set(message, *number, Value::Varint(value)).unwrap();
+        }
+        let inner = Message::parse(message).unwrap().bytes(*number).unwrap().unwrap();
+        wire::set(message, *number, Value::Bytes(&set(inner, rest, value))).unwrap()
+    }
+    // Magic numbers (the inventory has one), then the length of the record.
+    let head = if file == "inventory.img" { 4 } else { 8 };
+    let bytes = &images[file];
+    let record = set(&bytes[head + 4..], path, value);
+    let patched = [&bytes[..head], &(record.len() as u32).to_le_bytes(), &record].concat();
+    images.insert(file.to_owned(), patched);
+}
+
+#[test]
+fn stopped_tasks_are_known() {
+    let mut images = load("sleep");
+    patch(&mut images, "core-6.img", &[3, 1], 3);
+    assert_eq!(core::stopped(&images).unwrap(), [6]);
+    assert!(core::is_stopped(&images, 6).unwrap());
+    assert!(!core::is_stopped(&images, 1).unwrap());
+}
+
+#[test]
+fn a_thread_outside_the_filter_is_seen() {
+    let mut images = load("python");
+    // Mode off in the first thread: nothing is spread any more.
+    patch(&mut images, "core-1.img", &[5, 11], 0);
+    let found = seccomp::of(&images).unwrap();
+    assert!(found.filtered.is_empty());
+    assert_eq!(found.free, [1, 6]);
+}
+
+#[test]
+fn a_task_with_another_hostname_is_refused() {
+    let mut images = load("sleep");
+    patch(&mut images, "ids-6.img", &[8], 99);
+    assert_eq!(check(&images), Err(CheckError::Nested(6)));
+}
+
+#[test]
+fn a_host_network_has_nothing_to_edit() {
+    let mut images = load("sleep");
+    let own = ids::of_root(&images).unwrap().net.unwrap();
+    patch(&mut images, "inventory.img", &[3, 6], own.into());
+    let before = images.clone();
+    netns::set_external(&mut images, false).unwrap();
+    assert_eq!(images, before);
+    assert_eq!(
+        netns::set_external(&mut images, true),
+        Err(EditError::NoNamespace("network"))
+    );
+}
+
+#[test]
+fn other_versions_of_the_frame_are_refused() {
+    let mut images = load("sleep");
+    patch(&mut images, "inventory.img", &[1], 1);
+    assert_eq!(check(&images), Err(CheckError::Version(1)));
+}
+
+#[test]
+fn system_v_objects_are_seen() {
+    let mut images = load("sleep");
+    let empty = [0x5456_4319u32.to_le_bytes(), 0x4628_3044u32.to_le_bytes()].concat();
+    images.insert("ipcns-shm-11.img".to_owned(), empty.clone());
+    assert!(!ipc::has_sysv_ipc(&images));
+    check(&images).unwrap();
+    let one = [empty, 2u32.to_le_bytes().to_vec(), vec![0x10, 1, 0xff]].concat();
+    images.insert("ipcns-shm-11.img".to_owned(), one);
+    assert!(ipc::has_sysv_ipc(&images));
+    check(&images).unwrap();
 }
