@@ -1,9 +1,45 @@
 //! Bringing a container up: from a snapshot when one fits, the ordinary way otherwise.
+//!
+//! [`Boot::create`] is the whole of containerd's Create. It tries the steps below in order; each takes what the one
+//! before has made, and nothing else can make it, so none can be left out. Whatever fails, the container is created
+//! by plain runc, with the root filesystem as the snapshotter had prepared it.
+//!
+//! ```text
+//! eligible -> identify -> lookup -> fetch -> verify -> rewrite -> restore -> (held) -> resume
+//!     \___________\__________\________\________\_________\_________\____ any failure: undo, runc create
+//! ```
+//!
+//! A restored container is held: its processes exist, in their final namespaces and cgroup, and are stopped.
+//! containerd's Start lets them run ([`Held::resume`]). After that there is no way back, since what they do is seen
+//! outside; so nothing here falls back after it.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+
+use thaw_config::{NodeConfig, SnapshotPolicy};
+use thaw_runc::{CreateOptions, Runc, RuncError};
+
+use crate::outcome::{Outcome, Result as Way};
+use crate::record::Record;
+use crate::timeline::Timeline;
+
+mod eligible;
+mod lookup;
+mod fetch;
+mod verify;
+mod rewrite;
+mod bundle;
+mod restore;
+mod resume;
+mod reason;
+
+pub use reason::{Ineligible, Reason};
+pub use resume::{Held, ResumeError};
+
+pub(crate) use eligible::check_namespaces;
+pub(crate) use lookup::store_options;
 
 /// What containerd asked for, in plain words.
 #[derive(Debug, Clone)]
@@ -54,4 +90,179 @@ pub trait Streams: fmt::Debug + Send + Sync {
 
     /// The socket on which runc hands over the pty, when the process gets one.
     fn console_socket(&self) -> Option<&Path>;
+}
+
+/// Creates containers.
+#[derive(Debug)]
+pub struct Boot {
+    /// The node's configuration.
+    pub config: NodeConfig,
+    /// runc, as the caller's options have it.
+    pub runc: Runc,
+    /// The program that brings up the loopback interface when it is called as
+    /// [`LOOPBACK_VERB`](crate::network::LOOPBACK_VERB): this very shim.
+    pub helper: PathBuf,
+}
+
+/// A container that exists and does not run yet.
+#[derive(Debug)]
+pub struct Created {
+    /// Host pid of its init.
+    pub pid: i32,
+    /// How it came up.
+    pub outcome: Outcome,
+    /// The hold to let go at Start; `None` for a cold start, where `runc start` does that.
+    pub held: Option<Held>,
+}
+
+/// Why there is no container.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// Its policy is `Required`, and it could not be restored.
+    #[error("restore from a snapshot, which thaw.dev/snapshot-policy=Required asks for [{}]", .0.code())]
+    Required(#[source] Reason),
+    /// The root filesystem can't be mounted.
+    #[error("mount the root filesystem at {}", path.display())]
+    Mount {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        source: io::Error,
+    },
+    /// What a failed restore left in the root filesystem can't be taken away, so a cold start would see it.
+    #[error("undo the failed restore in {}", path.display())]
+    Undo {
+        /// Where.
+        path: PathBuf,
+        /// What failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The standard streams can't be handed to runc.
+    #[error("hand over the standard streams")]
+    Streams(#[source] io::Error),
+    /// runc refused.
+    #[error("create the container")]
+    Runc(#[source] RuncError),
+}
+
+/// What a failed try leaves to the cold start.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// Nothing was touched, or all of it was undone.
+    Clean(Reason),
+    /// Something could not be undone.
+    Stuck(Reason, CreateError),
+}
+
+impl From<Reason> for Failed {
+    fn from(reason: Reason) -> Self {
+        Self::Clean(reason)
+    }
+}
+
+impl Boot {
+    /// Creates the container: held, from a snapshot, or cold. The outcome is recorded and logged.
+    ///
+    /// # Errors
+    /// See [`CreateError`]. Nothing stays behind.
+    pub async fn create(
+        &self,
+        request: &Request,
+        rootfs: &dyn Rootfs,
+        streams: &dyn Streams,
+    ) -> Result<Created, CreateError> {
+        let mut timeline = Timeline::start();
+        let record = Record::new(&self.config.state, &request.namespace, &request.id);
+        let eligible = eligible::check(self, request, rootfs, &mut timeline);
+        let policy = eligible
+            .as_ref()
+            .map_or_else(Reason::policy, |found| found.policy.snapshot);
+        let tried = match eligible {
+            Ok(eligible) => {
+                self.try_restore(request, rootfs, streams, eligible, &mut timeline)
+                    .await
+            }
+            Err(reason) => Err(reason.into()),
+        };
+        let (pid, way, held) = match tried {
+            Ok(restored) => (restored.pid, Way::Restored, Some(restored.held)),
+            Err(Failed::Stuck(reason, error)) => {
+                log::error!("restore of {} failed: {}", request.id, reason.words());
+                return Err(error);
+            }
+            Err(Failed::Clean(reason)) => {
+                timeline.reason(&reason);
+                if policy == SnapshotPolicy::Required {
+                    return Err(CreateError::Required(reason));
+                }
+                (
+                    self.cold(request, rootfs, streams, &mut timeline).await?,
+                    Way::Cold,
+                    None,
+                )
+            }
+        };
+        let outcome = timeline.finish(request, way);
+        record.write(request, &self.runc, &outcome);
+        log::log!(outcome.level(), "{}", outcome.summary());
+        Ok(Created { pid, outcome, held })
+    }
+
+    async fn try_restore(
+        &self,
+        request: &Request,
+        rootfs: &dyn Rootfs,
+        streams: &dyn Streams,
+        eligible: eligible::Eligible,
+        timeline: &mut Timeline,
+    ) -> Result<restore::Restored, Failed> {
+        let candidate = lookup::find(self, request, eligible, timeline).await?;
+        let fetched = fetch::local(self, candidate, timeline).await?;
+        let verified = verify::check(fetched, timeline).await?;
+        let prepared = rewrite::apply(self, request, verified, timeline).await?;
+        restore::run(self, request, rootfs, streams, prepared, timeline).await
+    }
+
+    async fn cold(
+        &self,
+        request: &Request,
+        rootfs: &dyn Rootfs,
+        streams: &dyn Streams,
+        timeline: &mut Timeline,
+    ) -> Result<i32, CreateError> {
+        let stage = timeline.stage("create");
+        rootfs.mount().map_err(|source| CreateError::Mount {
+            path: request.bundle.join("rootfs"),
+            source,
+        })?;
+        let created = self.runc_create(request, streams).await;
+        if created.is_err()
+            && let Err(error) = rootfs.unmount()
+        {
+            log::warn!(
+                "unmount the rootfs of {}, which could not be created: {error}",
+                request.id
+            );
+        }
+        timeline.end(stage);
+        created
+    }
+
+    async fn runc_create(&self, request: &Request, streams: &dyn Streams) -> Result<i32, CreateError> {
+        let options = CreateOptions {
+            bundle: request.bundle.clone(),
+            pid_file: request.bundle.join("init.pid"),
+            console_socket: streams.console_socket().map(Path::to_owned),
+            no_pivot: request.no_pivot,
+            no_new_keyring: request.no_new_keyring,
+        };
+        let stdio = streams.stdio().map_err(CreateError::Streams)?;
+        self.runc
+            .create(&request.id, &options, stdio)
+            .await
+            .map_err(CreateError::Runc)
+    }
 }

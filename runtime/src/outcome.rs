@@ -61,3 +61,36 @@ pub struct Bytes {
     /// Root filesystem changes applied.
     pub rootfs: u64,
 }
+
+impl Outcome {
+    /// One line for the log.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let result = match self.result {
+            Result::Restored => "restored",
+            Result::Cold => "cold",
+        };
+        let stages: Vec<String> = self
+            .stages
+            .iter()
+            .map(|stage| format!("{}_ms={:.1}", stage.name, stage.ms))
+            .collect();
+        let snapshot = self.snapshot.as_deref().unwrap_or("none");
+        format!(
+            "outcome={result} reason={} snapshot={snapshot} {} detail={:?}",
+            self.reason,
+            stages.join(" "),
+            self.detail
+        )
+    }
+
+    /// Where it belongs in the log: a failed try is something to look at, an ordinary cold start is not.
+    #[must_use]
+    pub fn level(&self) -> log::Level {
+        if self.snapshot.is_some() && self.result == Result::Cold {
+            log::Level::Warn
+        } else {
+            log::Level::Info
+        }
+    }
+}

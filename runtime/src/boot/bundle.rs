@@ -1,0 +1,145 @@
+//! The bundle that `runc restore` sees: the container's own spec, with the limits left out and the loopback hook in.
+//!
+//! runc puts CRIU into the container's cgroup before it restores, so a CPU quota would slow the restore down and a
+//! limit on memory or pids would count CRIU too. The limits are set when CRIU has gone.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+use serde_json::{Map, Value, json};
+
+use super::eligible::Network;
+use crate::key::Bundle;
+use crate::network::LOOPBACK_VERB;
+
+/// The parts of `linux.resources` that hold a restore back.
+const HELD_BACK: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Seconds that the loopback hook may take.
+const HOOK_TIMEOUT: u32 = 5;
+
+/// A spec for the restore.
+#[derive(Debug)]
+pub(super) struct Edited {
+    /// `config.json`.
+    pub(super) config: Vec<u8>,
+    /// What was left out, for `runc update`.
+    pub(super) limits: Option<Vec<u8>>,
+}
+
+pub(super) fn for_restore(read: &Bundle, bundle: &Path, network: &Network, helper: &Path) -> Edited {
+    let mut config = read.json.clone();
+    // A relative root is relative to the bundle, and this one is elsewhere.
+    if let Some(root) = config.pointer_mut("/root/path")
+        && let Some(path) = root.as_str()
+    {
+        *root = json!(bundle.join(path));
+    }
+    let limits = take_limits(&mut config);
+    if *network == Network::New {
+        add_hook(&mut config, helper);
+    }
+    Edited {
+        config: config.to_string().into_bytes(),
+        limits,
+    }
+}
+
+fn take_limits(config: &mut Value) -> Option<Vec<u8>> {
+    let resources = config.pointer_mut("/linux/resources")?.as_object_mut()?;
+    let taken: Map<String, Value> = HELD_BACK
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), resources.remove(*name)?)))
+        .filter(|(_, value)| value.as_object().is_some_and(|object| !object.is_empty()))
+        .collect();
+    (!taken.is_empty()).then(|| Value::Object(taken).to_string().into_bytes())
+}
+
+fn add_hook(config: &mut Value, helper: &Path) {
+    let hook = json!({
+        "path": helper,
+        "args": [helper, LOOPBACK_VERB],
+        "timeout": HOOK_TIMEOUT,
+    });
+    let Some(config) = config.as_object_mut() else {
+        return;
+    };
+    let hooks = config.entry("hooks").or_insert_with(|| json!({}));
+    if !hooks.is_object() {
+        *hooks = json!({});
+    }
+    if let Some(hooks) = hooks.as_object_mut() {
+        let list = hooks.entry("createRuntime").or_insert_with(|| json!([]));
+        if !list.is_array() {
+            *list = json!([]);
+        }
+        // First: the user's own hooks may expect what a created container has.
+        if let Some(list) = list.as_array_mut() {
+            list.insert(0, hook);
+        }
+    }
+}
+
+/// Where files and directories of the host are mounted in the container.
+pub(super) fn bind_destinations(spec: &Spec) -> Vec<PathBuf> {
+    let is_bind = |options: &Option<Vec<String>>| {
+        options
+            .as_ref()
+            .is_some_and(|list| list.iter().any(|option| option == "bind" || option == "rbind"))
+    };
+    let mounts = spec.mounts().iter().flatten();
+    mounts
+        .filter(|mount| mount.typ().as_deref() == Some("bind") || is_bind(mount.options()))
+        .map(|mount| mount.destination().clone())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle(json: Value) -> Bundle {
+        Bundle {
+            spec: serde_json::from_value(json.clone()).unwrap(),
+            json,
+        }
+    }
+
+    #[test]
+    fn limits_are_taken_out_and_kept() {
+        let read = bundle(
+            json!({"ociVersion": "1.2.0", "root": {"path": "rootfs"}, "linux": {"resources": {
+            "cpu": {"quota": 10_000, "period": 100_000}, "memory": {}, "devices": [{"allow": false}]}}}),
+        );
+        let edited = for_restore(
+            &read,
+            Path::new("/b"),
+            &Network::Joined("/n".into()),
+            Path::new("/h"),
+        );
+        let config: Value = serde_json::from_slice(&edited.config).unwrap();
+        assert_eq!(config["root"]["path"], "/b/rootfs");
+        assert_eq!(
+            config["linux"]["resources"],
+            json!({"devices": [{"allow": false}]})
+        );
+        assert!(config.get("hooks").is_none());
+        let limits: Value = serde_json::from_slice(&edited.limits.unwrap()).unwrap();
+        assert_eq!(limits, json!({"cpu": {"quota": 10_000, "period": 100_000}}));
+    }
+
+    #[test]
+    fn a_new_network_gets_the_hook_before_the_user_s() {
+        let read = bundle(json!({"ociVersion": "1.2.0", "hooks": {"createRuntime": [{"path": "/mine"}]}}));
+        let edited = for_restore(&read, Path::new("/b"), &Network::New, Path::new("/h"));
+        let config: Value = serde_json::from_slice(&edited.config).unwrap();
+        let paths: Vec<_> = config["hooks"]["createRuntime"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|h| &h["path"])
+            .collect();
+        assert_eq!(paths, ["/h", "/mine"]);
+        assert!(edited.limits.is_none());
+    }
+}

@@ -1,0 +1,109 @@
+//! Step 1: may this container be restored at all? No I/O beyond the bundle and one directory.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use thaw_config::{Policy, SnapshotPolicy};
+
+use super::{Boot, Ineligible, Reason, Request, Rootfs};
+use crate::key::{Bundle, read_bundle};
+use crate::rootfs;
+use crate::timeline::Timeline;
+
+/// Set by CRI on every container of a pod.
+const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+
+/// A container that may be restored.
+#[derive(Debug)]
+pub(crate) struct Eligible {
+    /// Its spec.
+    pub(crate) bundle: Bundle,
+    /// What holds for it.
+    pub(crate) policy: Policy,
+    /// The empty upper directory of its root filesystem.
+    pub(crate) upper: PathBuf,
+}
+
+/// The network that a container gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// A new namespace of its own.
+    New,
+    /// The namespace at this path.
+    Joined(PathBuf),
+    /// The host's.
+    Host,
+}
+
+pub(super) fn check(
+    boot: &Boot,
+    request: &Request,
+    rootfs: &dyn Rootfs,
+    timeline: &mut Timeline,
+) -> Result<Eligible, Reason> {
+    let stage = timeline.stage("eligible");
+    let bundle = read_bundle(&request.bundle).map_err(Reason::Spec)?;
+    let none = HashMap::new();
+    let annotations = bundle.spec.annotations().as_ref().unwrap_or(&none);
+    if annotations
+        .get(CONTAINER_TYPE)
+        .is_some_and(|kind| kind == "sandbox")
+    {
+        return Err(Reason::Ineligible(Ineligible::Sandbox));
+    }
+    let policy = Policy::resolve(&boot.config, annotations).map_err(Reason::Annotation)?;
+    if policy.snapshot == SnapshotPolicy::Never {
+        return Err(Reason::Never);
+    }
+    let upper = check_namespaces(&bundle.spec).and_then(|()| fresh_upper(rootfs));
+    timeline.end(stage);
+    Ok(Eligible {
+        bundle,
+        policy,
+        upper: upper.map_err(Reason::Ineligible)?,
+    })
+}
+
+/// Are its namespaces of the kinds that a restore can make or join?
+pub(crate) fn check_namespaces(spec: &Spec) -> Result<(), Ineligible> {
+    match namespace(spec, LinuxNamespaceType::Pid) {
+        Some(None) => {}
+        _ => return Err(Ineligible::PidNamespace),
+    }
+    if namespace(spec, LinuxNamespaceType::User).is_some() {
+        return Err(Ineligible::UserNamespace);
+    }
+    if network_of(spec) == Network::Host {
+        return Err(Ineligible::HostNetwork);
+    }
+    Ok(())
+}
+
+fn fresh_upper(rootfs: &dyn Rootfs) -> Result<PathBuf, Ineligible> {
+    let upper = rootfs.upper().ok_or(Ineligible::RootfsKind)?;
+    if !rootfs::is_empty(upper).map_err(Ineligible::RootfsUnreadable)? {
+        return Err(Ineligible::RootfsChanged);
+    }
+    Ok(upper.to_owned())
+}
+
+/// `None`: the host's; `Some(None)`: new; `Some(path)`: joined.
+pub(crate) fn namespace(spec: &Spec, kind: LinuxNamespaceType) -> Option<Option<&Path>> {
+    let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
+    let found = namespaces.iter().find(|namespace| namespace.typ() == kind)?;
+    Some(
+        found
+            .path()
+            .as_deref()
+            .filter(|path| !path.as_os_str().is_empty()),
+    )
+}
+
+pub(crate) fn network_of(spec: &Spec) -> Network {
+    match namespace(spec, LinuxNamespaceType::Network) {
+        None => Network::Host,
+        Some(None) => Network::New,
+        Some(Some(path)) => Network::Joined(path.to_owned()),
+    }
+}

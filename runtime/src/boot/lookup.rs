@@ -1,0 +1,110 @@
+//! Steps 2 and 3: which image, and is there a snapshot for it?
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thaw_config::Policy;
+use thaw_snapshot::matching::choose;
+use thaw_snapshot::{HostFacts, Key, KeyDocument, Manifest};
+use thaw_store::{Store, StoreOptions};
+
+use super::eligible::Eligible;
+use super::{Boot, Reason, Request};
+use crate::identify;
+use crate::key::{Bundle, key_of};
+use crate::timeline::Timeline;
+
+/// A snapshot that should fit.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) manifest: Manifest,
+    pub(super) bundle: Bundle,
+    pub(super) policy: Policy,
+    pub(super) upper: PathBuf,
+}
+
+pub(super) async fn find(
+    boot: &Boot,
+    request: &Request,
+    eligible: Eligible,
+    timeline: &mut Timeline,
+) -> Result<Candidate, Reason> {
+    let Eligible {
+        bundle,
+        policy,
+        upper,
+    } = eligible;
+    let deadlines = &boot.config.deadlines;
+    let asked = identify::image_of(&request.containerd, &request.namespace, &request.id);
+    let asked = timeline
+        .time("identify", within("identify", deadlines.identify, asked))
+        .await?;
+    let image = asked.map_err(Reason::Identify)?;
+    let key = key_of(&request.namespace, &image, &bundle.spec, request.stdin);
+    timeline.key = Some(key.path());
+
+    let store = open(boot, &policy)?;
+    let asked = thaw_store::lookup(&*store, &key);
+    let asked = timeline
+        .time("lookup", within("lookup", deadlines.lookup, asked))
+        .await?;
+    let document = asked.map_err(Reason::Lookup)?.ok_or(Reason::Miss)?;
+    let host = host_facts(boot).await?;
+    let manifest = best(&document, &key, &host)?;
+    timeline.snapshot = Some(manifest.id().to_string());
+    Ok(Candidate {
+        store,
+        manifest,
+        bundle,
+        policy,
+        upper,
+    })
+}
+
+async fn within<T>(step: &'static str, limit: Duration, work: impl Future<Output = T>) -> Result<T, Reason> {
+    let done = tokio::time::timeout(limit, work).await;
+    done.map_err(|_elapsed| Reason::Deadline {
+        step,
+        ms: limit.as_millis(),
+    })
+}
+
+fn open(boot: &Boot, policy: &Policy) -> Result<Arc<dyn Store>, Reason> {
+    let node = &boot.config.store;
+    let url = policy.store.as_ref().unwrap_or(&node.url);
+    thaw_store::open(url.as_url(), &store_options(node)).map_err(Reason::Store)
+}
+
+/// The configured way to reach a store.
+pub(crate) fn store_options(node: &thaw_config::Store) -> StoreOptions {
+    StoreOptions {
+        request_timeout: node.request_timeout,
+        allow_http: node.allow_http,
+        endpoint: node.endpoint.clone(),
+        ..StoreOptions::default()
+    }
+}
+
+async fn host_facts(boot: &Boot) -> Result<HostFacts, Reason> {
+    let config = &boot.config;
+    let (state, criu, runc) = (
+        config.state.clone(),
+        config.criu.clone(),
+        boot.runc.binary.clone(),
+    );
+    let learned = tokio::task::spawn_blocking(move || crate::host::facts(&state, &criu, &runc)).await;
+    learned
+        .map_err(|_error| Reason::Thread { step: "host" })?
+        .map_err(Reason::Host)
+}
+
+fn best(document: &KeyDocument, key: &Key, host: &HostFacts) -> Result<Manifest, Reason> {
+    match choose(document, key, host) {
+        Ok(manifest) => Ok(manifest.clone()),
+        // The first is that of the best candidate; a document without variants has none.
+        Err(mut mismatches) if !mismatches.is_empty() => Err(Reason::Mismatch(mismatches.swap_remove(0))),
+        Err(_) => Err(Reason::Miss),
+    }
+}

@@ -1,0 +1,220 @@
+//! Why a container started cold. The codes are stable and listed in `docs/reasons.md`.
+
+use std::io;
+use std::path::PathBuf;
+
+use thaw_config::{ConfigError, PolicyError, SnapshotPolicy};
+use thaw_criu::{CheckError, EditError, ReadError};
+use thaw_runc::RuncError;
+use thaw_snapshot::Mismatch;
+use thaw_store::{CacheError, EntryError, FetchError, LookupError, OpenError};
+
+use crate::host::HostError;
+use crate::identify::IdentifyError;
+use crate::key::KeyError;
+use crate::rootfs::ApplyError;
+use crate::words::chain;
+
+/// Why a container is not restored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The policy says so.
+    #[error("the policy is Never")]
+    Never,
+    /// The node's configuration can't be used.
+    #[error("read the configuration")]
+    Config(#[source] ConfigError),
+    /// An annotation can't be followed.
+    #[error("follow the annotations")]
+    Annotation(#[source] PolicyError),
+    /// This kind of container is never restored.
+    #[error("this kind of container is never restored")]
+    Ineligible(#[source] Ineligible),
+    /// `config.json` can't be read.
+    #[error("read the OCI spec")]
+    Spec(#[source] KeyError),
+    /// The image can't be told.
+    #[error("identify the image")]
+    Identify(#[source] IdentifyError),
+    /// The store's URL, or a client for it, doesn't work.
+    #[error("open the store")]
+    Store(#[source] OpenError),
+    /// The store gave no usable answer.
+    #[error("look the key up")]
+    Lookup(#[source] LookupError),
+    /// The store has nothing under the key.
+    #[error("there is no snapshot for this image and spec")]
+    Miss,
+    /// The snapshots under the key don't fit this host.
+    #[error("no snapshot fits this host")]
+    Mismatch(#[source] Mismatch),
+    /// CRIU or runc is not there.
+    #[error("learn what this host offers")]
+    Host(#[source] HostError),
+    /// A step took too long.
+    #[error("{step} took longer than {ms} ms")]
+    Deadline {
+        /// The step: `identify`, `lookup`.
+        step: &'static str,
+        /// The limit.
+        ms: u128,
+    },
+    /// The cache can't be used.
+    #[error("use the cache")]
+    Cache(#[source] CacheError),
+    /// The snapshot can't be brought here whole.
+    #[error("fetch the snapshot")]
+    Fetch(#[source] FetchError),
+    /// The cached snapshot can't be read.
+    #[error("read the fetched snapshot")]
+    Entry(#[source] EntryError),
+    /// Its images are not what CRIU writes.
+    #[error("check the CRIU images")]
+    Images(#[source] CheckError),
+    /// A fact can't be read from the images.
+    #[error("read the CRIU images")]
+    Facts(#[source] ReadError),
+    /// The images can't be given the clone's identity.
+    #[error("edit the CRIU images")]
+    Edit(#[source] EditError),
+    /// The clone's surroundings can't be read: the network namespace or host name it is to join.
+    #[error("look at the namespaces to join")]
+    Surroundings(#[source] io::Error),
+    /// A file for the restore can't be written.
+    #[error("write {}", path.display())]
+    Prepare {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        source: io::Error,
+    },
+    /// The root filesystem changes don't apply.
+    #[error("apply the root filesystem changes")]
+    Rootfs(#[source] ApplyError),
+    /// The root filesystem can't be mounted after they were applied.
+    #[error("mount the root filesystem")]
+    Mount(#[source] io::Error),
+    /// CRIU or runc refused.
+    #[error("restore the processes{}", criu.as_ref().map(|text| format!(" [CRIU: {text}]")).unwrap_or_default())]
+    Restore {
+        /// CRIU's first error.
+        criu: Option<String>,
+        /// What runc said.
+        #[source]
+        source: RuncError,
+    },
+    /// The limits of the clone's cgroup can't be set.
+    #[error("set the limits of the restored container")]
+    Limits(#[source] RuncError),
+    /// The restored process died while it was held.
+    #[error("the restored process {pid} did not stay")]
+    Gone {
+        /// Its host pid.
+        pid: i32,
+    },
+    /// A thread of the shim failed.
+    #[error("run {step} on a thread")]
+    Thread {
+        /// The step.
+        step: &'static str,
+    },
+}
+
+/// Containers that are never restored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Ineligible {
+    /// The sandbox of a pod.
+    #[error("it is the sandbox of a pod")]
+    Sandbox,
+    /// It shares the pids of others, which may be taken.
+    #[error("it joins a pid namespace, or has none of its own")]
+    PidNamespace,
+    /// CRIU can't join user namespaces (criu#2651).
+    #[error("it has a user namespace")]
+    UserNamespace,
+    /// The clone would share sockets with the host.
+    #[error("it uses the host's network")]
+    HostNetwork,
+    /// The root filesystem has changes already: it is a restart.
+    #[error("its root filesystem has been written to")]
+    RootfsChanged,
+    /// The root filesystem is no overlay that the shim mounts.
+    #[error("its root filesystem is not an overlay mounted by the shim")]
+    RootfsKind,
+    /// The upper directory can't be read.
+    #[error("read the upper directory of its root filesystem")]
+    RootfsUnreadable(#[source] io::Error),
+    /// containerd itself asked for the restore of a checkpoint.
+    #[error("it was created from a checkpoint")]
+    Checkpoint,
+}
+
+impl Reason {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Never => "policy_never",
+            Self::Config(_) => "config_invalid",
+            Self::Annotation(_) => "annotation_invalid",
+            Self::Ineligible(kind) => kind.code(),
+            Self::Spec(_) => "spec_unreadable",
+            Self::Identify(IdentifyError::NoImage) => "image_unknown",
+            Self::Identify(IdentifyError::Moved { .. } | IdentifyError::ImageGone { .. }) => "image_moved",
+            Self::Identify(_) => "identify_failed",
+            Self::Store(_) => "store_invalid",
+            Self::Lookup(LookupError::Document { .. } | LookupError::WrongKey { .. }) => "manifest_invalid",
+            Self::Lookup(_) => "lookup_failed",
+            Self::Miss => "no_snapshot",
+            Self::Mismatch(_) => "host_mismatch",
+            Self::Host(_) => "host_unfit",
+            Self::Deadline { step: "identify", .. } => "identify_timeout",
+            Self::Deadline { .. } => "lookup_timeout",
+            Self::Cache(_) => "cache_failed",
+            Self::Fetch(FetchError::Deadline) => "fetch_timeout",
+            Self::Fetch(_) => "fetch_failed",
+            Self::Entry(_) | Self::Images(_) | Self::Facts(_) => "images_invalid",
+            Self::Edit(_) | Self::Surroundings(_) | Self::Prepare { .. } => "rewrite_failed",
+            Self::Rootfs(_) => "rootfs_diff_failed",
+            Self::Mount(_) => "rootfs_mount_failed",
+            Self::Restore {
+                source: RuncError::Deadline { .. },
+                ..
+            } => "restore_timeout",
+            Self::Restore { .. } | Self::Limits(_) | Self::Gone { .. } => "restore_failed",
+            Self::Thread { .. } => "internal",
+        }
+    }
+
+    /// All of it in one line.
+    #[must_use]
+    pub fn words(&self) -> String {
+        chain(self)
+    }
+
+    /// The policy that holds when the container was found not eligible for this reason.
+    pub(crate) fn policy(&self) -> SnapshotPolicy {
+        match self {
+            Self::Annotation(error) if error.required => SnapshotPolicy::Required,
+            Self::Ineligible(Ineligible::Sandbox) | Self::Never => SnapshotPolicy::Never,
+            _ => SnapshotPolicy::IfPresent,
+        }
+    }
+}
+
+impl Ineligible {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Sandbox => "sandbox",
+            Self::PidNamespace => "pid_namespace",
+            Self::UserNamespace => "user_namespace",
+            Self::HostNetwork => "host_network",
+            Self::RootfsChanged => "rootfs_changed",
+            Self::RootfsKind | Self::RootfsUnreadable(_) => "rootfs_unsupported",
+            Self::Checkpoint => "checkpoint_restore",
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Step 7: the processes come back, and are held. A failure is undone here.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use thaw_runc::{RestoreOptions, first_criu_error};
+
+use super::rewrite::Prepared;
+use super::{Boot, CreateError, Failed, Held, Reason, Request, Rootfs, Streams};
+use crate::record::Record;
+use crate::rootfs::{self, Limits, Marks, RootAttributes};
+use crate::task::kill_tree;
+use crate::timeline::Timeline;
+
+/// No root filesystem diff that is worth a restore has more; applying a million files takes minutes.
+const ROOTFS_LIMITS: Limits = Limits {
+    entries: 1_000_000,
+    bytes: 64 << 30,
+};
+
+/// A container whose processes exist and do not run.
+#[derive(Debug)]
+pub(super) struct Restored {
+    pub(super) pid: i32,
+    pub(super) held: Held,
+}
+
+pub(super) async fn run(
+    boot: &Boot,
+    request: &Request,
+    container: &dyn Rootfs,
+    streams: &dyn Streams,
+    prepared: Prepared,
+    timeline: &mut Timeline,
+) -> Result<Restored, Failed> {
+    let before = RootAttributes::of(&prepared.upper).map_err(|source| Reason::Prepare {
+        path: prepared.upper.clone(),
+        source,
+    })?;
+    let tried = attempt(boot, request, container, streams, &prepared, timeline).await;
+    let Err(reason) = tried else {
+        tidy(&prepared);
+        return tried.map_err(Failed::Clean);
+    };
+    let stage = timeline.stage("undo");
+    let undone = undo(boot, request, container, &prepared, before).await;
+    timeline.end(stage);
+    match undone {
+        Ok(()) => Err(Failed::Clean(reason)),
+        Err(error) => Err(Failed::Stuck(reason, error)),
+    }
+}
+
+async fn attempt(
+    boot: &Boot,
+    request: &Request,
+    container: &dyn Rootfs,
+    streams: &dyn Streams,
+    prepared: &Prepared,
+    timeline: &mut Timeline,
+) -> Result<Restored, Reason> {
+    let stage = timeline.stage("rootfs");
+    if let Some(tar) = &prepared.rootfs {
+        timeline.bytes.rootfs = apply(tar, &prepared.upper).await?;
+    }
+    container.mount().map_err(Reason::Mount)?;
+    timeline.end(stage);
+    let pid = timeline
+        .time("restore", restore(boot, request, streams, prepared))
+        .await?;
+    timeline.bytes.pages = prepared.page_bytes;
+    if let Some(limits) = &prepared.limits {
+        let set = boot.runc.update(&request.id, limits.clone());
+        timeline.time("limits", set).await.map_err(Reason::Limits)?;
+    }
+    if !Path::new(&format!("/proc/{pid}")).exists() {
+        return Err(Reason::Gone { pid });
+    }
+    Ok(Restored {
+        pid,
+        held: Held::new(pid, prepared.stopped.clone()),
+    })
+}
+
+async fn apply(tar: &Path, upper: &Path) -> Result<u64, Reason> {
+    let (tar, upper) = (tar.to_owned(), upper.to_owned());
+    let work = tokio::task::spawn_blocking(move || {
+        let file = File::open(&tar).map_err(|source| Reason::Prepare { path: tar, source })?;
+        rootfs::apply(file, &upper, Marks::Trusted, ROOTFS_LIMITS).map_err(Reason::Rootfs)
+    });
+    Ok(work
+        .await
+        .map_err(|_error| Reason::Thread { step: "rootfs" })??
+        .bytes)
+}
+
+async fn restore(
+    boot: &Boot,
+    request: &Request,
+    streams: &dyn Streams,
+    prepared: &Prepared,
+) -> Result<i32, Reason> {
+    let options = RestoreOptions {
+        bundle: prepared.bundle.clone(),
+        image_path: prepared.images.clone(),
+        work_path: prepared.work.clone(),
+        pid_file: request.bundle.join("init.pid"),
+        console_socket: streams.console_socket().map(Path::to_owned),
+        tcp_established: prepared.tcp_established,
+        criu_config: prepared.criu_config.clone(),
+    };
+    let stdio = streams.stdio().map_err(Reason::Surroundings)?;
+    let restored = boot
+        .runc
+        .restore(&request.id, &options, stdio, boot.config.deadlines.restore)
+        .await;
+    restored.map_err(|source| Reason::Restore {
+        criu: first_criu_error(&prepared.work.join("restore.log")),
+        source,
+    })
+}
+
+/// Takes away everything that the try has made: processes, cgroup, runc's state, the changes in the root filesystem.
+async fn undo(
+    boot: &Boot,
+    request: &Request,
+    container: &dyn Rootfs,
+    prepared: &Prepared,
+    before: RootAttributes,
+) -> Result<(), CreateError> {
+    if let Some(pid) = held_pid(&request.bundle.join("init.pid")) {
+        kill_tree(pid);
+    }
+    // A restore that failed has cleaned up after itself; one that was cut off has not. The container's mounts are
+    // not in this mount namespace, so this can't reach its files.
+    boot.runc
+        .delete(&request.id, true)
+        .await
+        .map_err(CreateError::Runc)?;
+    keep_log(boot, request, prepared);
+    tidy(prepared);
+    let at = |source| CreateError::Undo {
+        path: prepared.upper.clone(),
+        source,
+    };
+    container.unmount().map_err(at)?;
+    let upper = prepared.upper.clone();
+    let cleared = tokio::task::spawn_blocking(move || rootfs::clear(&upper, &before)).await;
+    cleared
+        .map_err(|error| at(std::io::Error::other(error)))?
+        .map_err(at)
+}
+
+/// The pid that runc wrote before something after it failed.
+fn held_pid(file: &Path) -> Option<i32> {
+    let pid = fs::read_to_string(file).ok()?.trim().parse().ok();
+    // A stale file would name a stranger to the next reader.
+    fs::remove_file(file).ok();
+    pid
+}
+
+/// CRIU's log outlives the try: it is the first thing to look at.
+fn keep_log(boot: &Boot, request: &Request, prepared: &Prepared) {
+    let kept = Record::new(&boot.config.state, &request.namespace, &request.id)
+        .directory()
+        .join("restore.log");
+    if let Err(error) = fs::rename(prepared.work.join("restore.log"), &kept) {
+        log::debug!("keep CRIU's log as {}: {error}", kept.display());
+    }
+}
+
+/// The images and CRIU's temporary files are of no more use. The bundle stays: runc names it in its state.
+fn tidy(prepared: &Prepared) {
+    for directory in [&prepared.images, &prepared.work] {
+        if let Err(error) = fs::remove_dir_all(directory) {
+            log::warn!("remove {}: {error}", directory.display());
+        }
+    }
+}

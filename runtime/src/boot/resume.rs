@@ -1,0 +1,61 @@
+//! Letting a held container run.
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::task::{inner_pid, tree};
+
+/// A restored container whose processes are stopped (CRIU's `leave-stopped`).
+#[derive(Debug)]
+pub struct Held {
+    pid: i32,
+    stopped: Vec<i32>,
+}
+
+/// Why a held container does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResumeError {
+    /// Its init has gone.
+    #[error("the restored process {pid} has ended")]
+    Gone {
+        /// Its host pid.
+        pid: i32,
+    },
+    /// A process can't be continued.
+    #[error("continue process {pid}")]
+    Continue {
+        /// Its host pid.
+        pid: i32,
+        /// What the kernel answered.
+        #[source]
+        source: Errno,
+    },
+}
+
+impl Held {
+    pub(super) fn new(pid: i32, stopped: Vec<i32>) -> Self {
+        Self { pid, stopped }
+    }
+
+    /// Lets every process run, except those that were stopped when the donor was frozen. Init comes last, so that
+    /// its children are there when it asks for them.
+    ///
+    /// # Errors
+    /// [`ResumeError::Gone`] when init has been killed meanwhile, otherwise what `kill` answered.
+    pub fn resume(self) -> Result<(), ResumeError> {
+        for pid in tree(self.pid).into_iter().rev() {
+            if !self.stopped.is_empty() && inner_pid(pid).is_some_and(|inner| self.stopped.contains(&inner)) {
+                continue;
+            }
+            match kill(Pid::from_raw(pid), Signal::SIGCONT) {
+                Ok(()) => {}
+                Err(Errno::ESRCH) if pid == self.pid => return Err(ResumeError::Gone { pid }),
+                Err(Errno::ESRCH) => {}
+                Err(source) => return Err(ResumeError::Continue { pid, source }),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,203 @@
+//! Step 6: the identity of the clone. CRIU never sees the donor's images as they are.
+//!
+//! What changes, and why, is in `docs/identity.md`.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use thaw_config::TcpMode;
+use thaw_criu::{Images, files, ids, inventory, netns, sockets, uts};
+
+use super::eligible::{Network, namespace, network_of};
+use super::verify::Verified;
+use super::{Boot, Reason, Request, bundle};
+use crate::network;
+use crate::record::Record;
+use crate::timeline::Timeline;
+
+/// Everything that `runc restore` reads, in a directory of this container's own.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    /// The bundle with the spec for the restore.
+    pub(super) bundle: PathBuf,
+    /// The images.
+    pub(super) images: PathBuf,
+    /// CRIU's log and temporary files.
+    pub(super) work: PathBuf,
+    /// Options for CRIU that runc can't pass.
+    pub(super) criu_config: PathBuf,
+    /// Established TCP connections are restored.
+    pub(super) tcp_established: bool,
+    /// Limits to set afterwards, as JSON for `runc update`; the restore itself runs without them.
+    pub(super) limits: Option<Vec<u8>>,
+    /// Tasks that were stopped when the donor was frozen, by their own pid; they stay so.
+    pub(super) stopped: Vec<i32>,
+    /// Root filesystem changes.
+    pub(super) rootfs: Option<PathBuf>,
+    /// Bytes of memory pages.
+    pub(super) page_bytes: u64,
+    /// Where the changes go.
+    pub(super) upper: PathBuf,
+}
+
+pub(super) async fn apply(
+    boot: &Boot,
+    request: &Request,
+    verified: Verified,
+    timeline: &mut Timeline,
+) -> Result<Prepared, Reason> {
+    let stage = timeline.stage("rewrite");
+    let record = Record::new(&boot.config.state, &request.namespace, &request.id);
+    let (helper, container_bundle) = (boot.helper.clone(), request.bundle.clone());
+    let work = tokio::task::spawn_blocking(move || prepare(&record, &helper, &container_bundle, verified));
+    let prepared = work
+        .await
+        .map_err(|_error| Reason::Thread { step: "rewrite" })??;
+    timeline.end(stage);
+    Ok(prepared)
+}
+
+fn prepare(
+    record: &Record,
+    helper: &Path,
+    container_bundle: &Path,
+    verified: Verified,
+) -> Result<Prepared, Reason> {
+    let Verified {
+        mut images,
+        entry,
+        manifest,
+        bundle: read,
+        policy,
+        upper,
+    } = verified;
+    let network = network_of(&read.spec);
+    let stopped = thaw_criu::core::stopped(&images).map_err(Reason::Facts)?;
+    let tcp_established = keep_connections(&images, policy.tcp, &network)?;
+    give_identity(&mut images, &read.spec, &network, tcp_established)?;
+
+    let directory = record.directory().join("restore");
+    record.make().map_err(|source| written(&directory, source))?;
+    for name in ["", "images", "work", "bundle"] {
+        make_new(&directory.join(name))?;
+    }
+    let images_directory = directory.join("images");
+    for (name, content) in &images {
+        put(&images_directory.join(name), content)?;
+    }
+    for (name, pages) in entry.pages() {
+        let link = images_directory.join(name);
+        symlink(pages, &link).map_err(|source| written(&link, source))?;
+    }
+    let edited = bundle::for_restore(&read, container_bundle, &network, helper);
+    let bundle_directory = directory.join("bundle");
+    put(&bundle_directory.join("config.json"), &edited.config)?;
+    let criu_config = directory.join("criu.conf");
+    put(&criu_config, criu_options(tcp_established).as_bytes())?;
+    Ok(Prepared {
+        bundle: bundle_directory,
+        images: images_directory,
+        work: directory.join("work"),
+        criu_config,
+        tcp_established,
+        limits: edited.limits,
+        stopped,
+        rootfs: entry.rootfs(),
+        page_bytes: manifest.blobs.pages.files.iter().map(|file| file.size).sum(),
+        upper,
+    })
+}
+
+/// `auto` keeps the connections when every one of them has its local address in the clone's namespace.
+fn keep_connections(images: &Images, mode: TcpMode, network: &Network) -> Result<bool, Reason> {
+    let connections = sockets::established_tcp(images).map_err(Reason::Facts)?;
+    if connections.is_empty() {
+        return Ok(false);
+    }
+    match mode {
+        TcpMode::Established => Ok(true),
+        TcpMode::Close => Ok(false),
+        TcpMode::Auto => {
+            let there: Vec<IpAddr> = match network {
+                Network::Joined(path) => network::addresses(path).map_err(Reason::Surroundings)?,
+                Network::New | Network::Host => Vec::new(),
+            };
+            Ok(connections.iter().all(|c| {
+                let local = c.src.ip().to_canonical();
+                local.is_loopback() || there.contains(&local)
+            }))
+        }
+    }
+}
+
+fn give_identity(
+    images: &mut Images,
+    spec: &Spec,
+    network: &Network,
+    tcp_established: bool,
+) -> Result<(), Reason> {
+    if !tcp_established {
+        // Nothing can be lost that the lock would protect, it costs two program starts, and a restore that fails
+        // leaves it behind (criu#2828).
+        inventory::set_network_lock(images, inventory::NetworkLock::Skip).map_err(Reason::Edit)?;
+    }
+    netns::set_external(images, matches!(network, Network::Joined(_))).map_err(Reason::Edit)?;
+    let domain = spec.domainname().as_deref();
+    match namespace(spec, LinuxNamespaceType::Uts) {
+        None => {}
+        Some(None) => {
+            let name = match spec.hostname().as_deref() {
+                Some(name) if !name.is_empty() => name.to_owned(),
+                // What a new namespace inherits.
+                _ => network::own_hostname().map_err(Reason::Surroundings)?,
+            };
+            uts::set_names(images, &name, domain).map_err(Reason::Edit)?;
+        }
+        Some(Some(path)) => {
+            let name = network::hostname_in(path).map_err(Reason::Surroundings)?;
+            uts::set_names(images, &name, domain).map_err(Reason::Edit)?;
+            ids::share_uts_ipc_with_root(images).map_err(Reason::Edit)?;
+        }
+    }
+    // Files such as /etc/hosts come from outside and are the clone's own; CRIU would refuse another size.
+    let outside: Vec<PathBuf> = bundle::bind_destinations(spec);
+    files::forget_sizes(images, |path| {
+        outside.iter().any(|mount| Path::new(path).starts_with(mount))
+    })
+    .map_err(Reason::Edit)?;
+    Ok(())
+}
+
+fn criu_options(tcp_established: bool) -> String {
+    let tcp = if tcp_established { "" } else { "tcp-close\n" };
+    format!("leave-stopped\n{tcp}")
+}
+
+fn written(path: &Path, source: io::Error) -> Reason {
+    Reason::Prepare {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Makes a directory anew; what an earlier try left there goes.
+fn make_new(path: &Path) -> Result<(), Reason> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(written(path, error)),
+        _ => {}
+    }
+    DirBuilder::new()
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| written(path, source))
+}
+
+fn put(path: &Path, content: &[u8]) -> Result<(), Reason> {
+    File::create_new(path)
+        .and_then(|mut file| file.write_all(content))
+        .map_err(|source| written(path, source))
+}

@@ -1,0 +1,272 @@
+//! Taking a snapshot of a container that has booted.
+//!
+//! ```text
+//! find -> identify -> freeze -> dump + rootfs diff -> (the application goes on) -> check -> pack -> publish -> prime
+//! ```
+//!
+//! The application stands still from freeze to dump only. Nothing is visible in the store before the key document is
+//! written, last of all; whatever fails before leaves no trace there and a running application here.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use thaw_config::NodeConfig;
+use thaw_criu::{CheckError, ReadError};
+use thaw_runc::{Runc, RuncError};
+use thaw_snapshot::Manifest;
+use thaw_store::{OpenError, PackError, PublishError};
+
+use crate::host::HostError;
+use crate::identify::{self, IdentifyError};
+use crate::key::KeyError;
+use crate::record::RecordError;
+use crate::rootfs::DiffError;
+
+mod find;
+mod freeze;
+mod dump;
+mod read;
+mod publish;
+
+/// What to capture.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// containerd namespace.
+    pub namespace: String,
+    /// Container id.
+    pub id: String,
+    /// End the container with the dump, instead of letting it run on.
+    pub stop: bool,
+}
+
+/// Where a capture is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Finding the container and its image.
+    Identify,
+    /// The application stands still: memory and files are being copied.
+    Freeze,
+    /// The application runs again: the copy is being compressed.
+    Pack,
+    /// The blobs go to the store, then the manifest.
+    Publish,
+    /// This node's cache is filled, so that the next start here needs no fetch.
+    Prime,
+}
+
+/// Told how far a capture is.
+pub trait Progress: Send + Sync {
+    /// A step begins.
+    fn step(&self, step: Step);
+    /// Within [`Step::Pack`]: `done` of `total` bytes.
+    fn bytes(&self, done: u64, total: u64);
+}
+
+/// Asks a capture to stop at the next step. During the freeze it has no effect: the application comes first.
+#[derive(Debug, Default)]
+pub struct Cancel(AtomicBool);
+
+impl Cancel {
+    /// Asks.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> Result<(), CaptureError> {
+        if self.0.load(Ordering::Relaxed) {
+            Err(CaptureError::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A snapshot that was taken and published.
+#[derive(Debug, Clone)]
+pub struct Captured {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// The store it is in.
+    pub store: String,
+    /// How long the application stood still.
+    pub frozen: Duration,
+}
+
+/// Why there is no snapshot.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaptureError {
+    /// Somebody asked to stop.
+    #[error("the capture was cancelled; the container was left as it was")]
+    Cancelled,
+    /// thaw does not know the container.
+    #[error(
+        "find container {id:?} in namespace {namespace:?}: it does not run under thaw (start it with the runtime \
+         io.containerd.thaw.v1; `-n` names another namespace)"
+    )]
+    NotFound {
+        /// Namespace that was searched.
+        namespace: String,
+        /// The container.
+        id: String,
+    },
+    /// Its record can't be read.
+    #[error("read what thaw knows of the container")]
+    Record(#[source] RecordError),
+    /// Its spec can't be read.
+    #[error("read the container's spec")]
+    Spec(#[source] KeyError),
+    /// It is not running.
+    #[error("the container is {status}, not running")]
+    NotRunning {
+        /// What runc says of it.
+        status: String,
+    },
+    /// runc does not answer for it.
+    #[error("ask runc for the container")]
+    State(#[source] RuncError),
+    /// It could never be restored.
+    #[error("such a container is never restored, so a snapshot would be of no use")]
+    Useless(#[source] crate::boot::Ineligible),
+    /// Its image can't be told.
+    #[error("identify the image")]
+    Identify(#[source] IdentifyError),
+    /// The facts of this host can't be told.
+    #[error("learn the facts of this host")]
+    Host(#[source] HostError),
+    /// The facts of the container can't be told.
+    #[error("look into the container's namespaces")]
+    Donor(#[source] std::io::Error),
+    /// A directory or file for the dump can't be made.
+    #[error("make room for the dump in {}", path.display())]
+    Room {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The container can't be frozen.
+    #[error("freeze the container")]
+    Freeze(#[source] RuncError),
+    /// CRIU or runc refused. The container runs on.
+    #[error("dump the processes{}", criu.as_ref().map(|text| format!(" [CRIU: {text}]")).unwrap_or_default())]
+    Dump {
+        /// CRIU's first error.
+        criu: Option<String>,
+        /// What runc said.
+        #[source]
+        source: RuncError,
+    },
+    /// The changes of the root filesystem can't be taken. The container runs on.
+    #[error("take the changes of the root filesystem")]
+    Rootfs(#[source] DiffError),
+    /// The container can't be let go on.
+    #[error("let the container run on; `runc --root {} resume {id}` may", root.display())]
+    Resume {
+        /// runc's state directory.
+        root: PathBuf,
+        /// The container.
+        id: String,
+        /// What runc said.
+        #[source]
+        source: RuncError,
+    },
+    /// The dump can't be read back.
+    #[error("read the dump in {}", path.display())]
+    Read {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The dump is not what this version knows how to restore.
+    #[error("check the dump")]
+    Check(#[source] CheckError),
+    /// A fact can't be read from the dump.
+    #[error("read the facts of the dump")]
+    Facts(#[source] ReadError),
+    /// It can't be packed.
+    #[error("pack the snapshot")]
+    Pack(#[source] PackError),
+    /// The store can't be opened.
+    #[error("open the store")]
+    Store(#[source] OpenError),
+    /// The store did not take it.
+    #[error("publish the snapshot to {store}")]
+    Publish {
+        /// The store.
+        store: String,
+        /// What failed.
+        #[source]
+        source: Box<PublishError>,
+    },
+    /// A thread failed.
+    #[error("run {step} on a thread")]
+    Thread {
+        /// What it was to do.
+        step: &'static str,
+    },
+}
+
+/// Takes a snapshot and publishes it to the node's store. A snapshot that stands under the same key is replaced.
+///
+/// # Errors
+/// See [`CaptureError`]. The container runs on, unless the dump that was to end it has succeeded.
+pub async fn capture(
+    config: &NodeConfig,
+    request: &Request,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Captured, CaptureError> {
+    progress.step(Step::Identify);
+    let donor = find::donor(config, request).await?;
+    let image = identify::image_of(&donor.container.containerd, &request.namespace, &request.id);
+    let image = image.await.map_err(CaptureError::Identify)?;
+    let host = find::host(config, &donor.runc).await?;
+    let store = thaw_store::open(
+        config.store.url.as_url(),
+        &crate::boot::store_options(&config.store),
+    )
+    .map_err(CaptureError::Store)?;
+    cancel.check()?;
+
+    progress.step(Step::Freeze);
+    let dump = freeze::take(config, request, &donor).await?;
+    let checked = read::facts(dump).await?;
+    let about = publish::About {
+        namespace: &request.namespace,
+        donor: &donor,
+        image,
+        host,
+    };
+
+    // The dump may be the last that there is of a container that was to stop: from here on it is kept going.
+    if !request.stop {
+        cancel.check()?;
+    }
+    progress.step(Step::Pack);
+    let packed = publish::pack(&checked, progress).await?;
+    if !request.stop {
+        cancel.check()?;
+    }
+    progress.step(Step::Publish);
+    let manifest = publish::publish(&*store, &checked, packed, about).await?;
+    progress.step(Step::Prime);
+    publish::prime(config, &*store, &manifest).await;
+    Ok(Captured {
+        manifest,
+        store: store.url().to_owned(),
+        frozen: checked.frozen,
+    })
+}
+
+/// runc, with the settings that the shim uses for the container.
+fn runc_of(container: &crate::record::Container) -> Runc {
+    let spawner = std::sync::Arc::new(thaw_runc::PlainSpawner);
+    let mut runc = Runc::new(&container.runc, &container.root, spawner);
+    runc.systemd_cgroup = container.systemd_cgroup;
+    runc
+}

@@ -1,0 +1,127 @@
+//! Step 1: the container, its spec, its runc, and what its processes see of the world.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use thaw_config::NodeConfig;
+use thaw_runc::{Runc, Status};
+use thaw_snapshot::HostFacts;
+
+use super::{CaptureError, Request, runc_of};
+use crate::boot::{Ineligible, check_namespaces};
+use crate::host;
+use crate::key::{Bundle, read_bundle};
+use crate::network;
+use crate::record::{Container, Record};
+
+/// States of TCP connections that have a peer, as `/proc/net/tcp` writes them (include/net/tcp_states.h): all but
+/// TIME_WAIT, CLOSE and LISTEN.
+const CONNECTED: [&str; 9] = ["01", "02", "03", "04", "05", "08", "09", "0B", "0C"];
+
+/// The container to capture.
+#[derive(Debug)]
+pub(super) struct Donor {
+    pub(super) container: Container,
+    pub(super) bundle: Bundle,
+    pub(super) runc: Runc,
+    /// Upper directory of its root filesystem.
+    pub(super) upper: PathBuf,
+    pub(super) hostname: String,
+    pub(super) addresses: Vec<IpAddr>,
+    /// Some TCP connection has a peer.
+    pub(super) connected: bool,
+    /// Somebody else had frozen it; it stays so.
+    pub(super) was_paused: bool,
+}
+
+pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Donor, CaptureError> {
+    let record = Record::new(&config.state, &request.namespace, &request.id);
+    let container = record.container().map_err(CaptureError::Record)?;
+    let container = container.ok_or_else(|| CaptureError::NotFound {
+        namespace: request.namespace.clone(),
+        id: request.id.clone(),
+    })?;
+    let runc = runc_of(&container);
+    let state = runc.state(&request.id).await.map_err(CaptureError::State)?;
+    if !matches!(state.status, Status::Running | Status::Paused) {
+        return Err(CaptureError::NotRunning {
+            status: format!("{:?}", state.status).to_lowercase(),
+        });
+    }
+    let bundle = read_bundle(&container.bundle).map_err(CaptureError::Spec)?;
+    check_namespaces(&bundle.spec).map_err(CaptureError::Useless)?;
+    let upper =
+        upper_of(&container.bundle.join("rootfs")).ok_or(CaptureError::Useless(Ineligible::RootfsKind))?;
+    let pid = state.pid;
+    let namespace = |kind: &str| PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
+    let addresses = network::addresses(&namespace("net")).map_err(CaptureError::Donor)?;
+    Ok(Donor {
+        hostname: network::hostname_in(&namespace("uts")).map_err(CaptureError::Donor)?,
+        addresses: addresses
+            .into_iter()
+            .filter(|address| !address.is_loopback())
+            .collect(),
+        connected: ["tcp", "tcp6"]
+            .iter()
+            .any(|table| is_connected(&format!("/proc/{pid}/net/{table}"))),
+        was_paused: state.status == Status::Paused,
+        container,
+        bundle,
+        runc,
+        upper,
+    })
+}
+
+pub(super) async fn host(config: &NodeConfig, runc: &Runc) -> Result<HostFacts, CaptureError> {
+    let (state, criu, runc) = (config.state.clone(), config.criu.clone(), runc.binary.clone());
+    let learned = tokio::task::spawn_blocking(move || host::facts(&state, &criu, &runc)).await;
+    learned
+        .map_err(|_error| CaptureError::Thread { step: "host" })?
+        .map_err(CaptureError::Host)
+}
+
+fn is_connected(table: &str) -> bool {
+    let Ok(text) = fs::read_to_string(table) else {
+        return false;
+    };
+    text.lines().skip(1).any(|line| {
+        line.split_whitespace()
+            .nth(3)
+            .is_some_and(|state| CONNECTED.contains(&state))
+    })
+}
+
+/// The `upperdir` of the overlay that is mounted at `path` (`man 5 proc_pid_mountinfo`).
+fn upper_of(path: &Path) -> Option<PathBuf> {
+    upper_in(&fs::read_to_string("/proc/self/mountinfo").ok()?, path.to_str()?)
+}
+
+fn upper_in(mountinfo: &str, path: &str) -> Option<PathBuf> {
+    // The last mount at a place is the one that is seen there.
+    mountinfo.lines().rev().find_map(|line| {
+        let (place, kind) = line.split_once(" - ")?;
+        if place.split(' ').nth(4)? != path {
+            return None;
+        }
+        let mut kind = kind.split(' ');
+        let options = (kind.next()? == "overlay").then(|| kind.nth(1))??;
+        options
+            .split(',')
+            .find_map(|option| option.strip_prefix("upperdir="))
+            .map(PathBuf::from)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_upper_directory_of_the_last_mount() {
+        let info = "30 1 0:1 / /b/rootfs rw - ext4 /dev/x rw\n\
+                    31 1 0:2 / /b/rootfs rw shared:1 - overlay overlay rw,lowerdir=/l,upperdir=/u/fs,workdir=/w\n";
+        assert_eq!(upper_in(info, "/b/rootfs"), Some("/u/fs".into()));
+        assert_eq!(upper_in(info, "/b"), None);
+    }
+}

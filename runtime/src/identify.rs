@@ -1,0 +1,353 @@
+//! Which image a container was made from, by containerd's own record.
+//!
+//! Four reads over containerd's gRPC socket: the container, its image, the image's documents, and the snapshot that
+//! its root filesystem stands on. A name may have been pushed again since the container was made, so the image that
+//! the name means now only counts when the root filesystem stands on its layers.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use containerd_client::services::v1::containers_client::ContainersClient;
+use containerd_client::services::v1::content_client::ContentClient;
+use containerd_client::services::v1::images_client::ImagesClient;
+use containerd_client::services::v1::snapshots::StatSnapshotRequest;
+use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::{Container, GetContainerRequest, GetImageRequest, ReadContentRequest};
+use containerd_client::tonic::transport::Channel;
+use containerd_client::tonic::{Code, Request, Status};
+use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os};
+use thaw_snapshot::{Digest, ImageFacts};
+
+/// The largest image document that is read; containerd itself takes 8 MiB at most.
+const DOCUMENT_LIMIT: usize = 8 << 20;
+
+/// Why the image can't be told.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdentifyError {
+    /// containerd does not answer.
+    #[error("connect to containerd at {}", path.display())]
+    Connect {
+        /// Its socket.
+        path: PathBuf,
+        /// What the transport said.
+        #[source]
+        source: containerd_client::tonic::transport::Error,
+    },
+    /// The namespace can't be a header.
+    #[error("name the namespace {namespace:?} to containerd")]
+    Namespace {
+        /// The namespace.
+        namespace: String,
+    },
+    /// containerd refused a call.
+    #[error("ask containerd for {what}")]
+    Call {
+        /// What was asked for.
+        what: &'static str,
+        /// Its answer.
+        #[source]
+        source: Box<Status>,
+    },
+    /// The container was made without an image that containerd knows: from a bare root filesystem, or by a client
+    /// that keeps its images elsewhere, such as Docker with its own image store.
+    #[error("the container record names no image")]
+    NoImage,
+    /// The image was removed after the container was made.
+    #[error("the image {name} is gone")]
+    ImageGone {
+        /// Its name.
+        name: String,
+    },
+    /// A document of the image is larger than any real one.
+    #[error("image document {digest} is larger than {DOCUMENT_LIMIT} bytes")]
+    TooLarge {
+        /// The document.
+        digest: String,
+    },
+    /// A document of the image is not what its media type says.
+    #[error("understand image document {digest}")]
+    Document {
+        /// The document.
+        digest: String,
+        /// What the parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A document of the image does not have the digest it is stored under.
+    #[error("image document {digest} has other bytes than its digest says")]
+    WrongBytes {
+        /// The document.
+        digest: String,
+    },
+    /// A digest is not SHA-256.
+    #[error("understand the digest {text:?}")]
+    Digest {
+        /// The digest.
+        text: String,
+    },
+    /// The image has no manifest for this machine.
+    #[error("the image has no manifest for {os}/{arch}")]
+    NoPlatform {
+        /// Operating system.
+        os: Os,
+        /// Architecture.
+        arch: Arch,
+    },
+    /// The name means another image now than the one that the container was made from.
+    #[error("the root filesystem stands on {found}, but the image {name} unpacks to {expected}")]
+    Moved {
+        /// Name of the image.
+        name: String,
+        /// What the root filesystem stands on.
+        found: String,
+        /// Chain id of the image's layers.
+        expected: Digest,
+    },
+}
+
+/// Asks containerd which image the container `id` was made from.
+///
+/// # Errors
+/// See [`IdentifyError`].
+pub async fn image_of(socket: &Path, namespace: &str, id: &str) -> Result<ImageFacts, IdentifyError> {
+    let channel = containerd_client::connect(socket)
+        .await
+        .map_err(|source| IdentifyError::Connect {
+            path: socket.to_owned(),
+            source,
+        })?;
+    let caller = Caller {
+        channel,
+        namespace: namespace.to_owned(),
+    };
+    let container = caller.container(id).await?;
+    if container.image.is_empty() {
+        return Err(IdentifyError::NoImage);
+    }
+    let (target, image) = caller.manifest_of(&container.image).await?;
+    let config: ImageConfiguration = caller.document(&image.config).await?;
+    let chain_id = chain_id(config.rootfs().diff_ids())?;
+    caller.check_parent(&container, chain_id).await?;
+    Ok(ImageFacts {
+        name: container.image,
+        target,
+        manifest: image.digest,
+        config: digest(image.config.digest().as_ref())?,
+        chain_id,
+    })
+}
+
+struct Manifest {
+    digest: Digest,
+    config: Descriptor,
+}
+
+struct Caller {
+    channel: Channel,
+    namespace: String,
+}
+
+impl Caller {
+    fn request<T>(&self, message: T) -> Result<Request<T>, IdentifyError> {
+        let mut request = Request::new(message);
+        request.set_timeout(Duration::from_secs(5));
+        let Ok(namespace) = self.namespace.parse() else {
+            return Err(IdentifyError::Namespace {
+                namespace: self.namespace.clone(),
+            });
+        };
+        request.metadata_mut().insert("containerd-namespace", namespace);
+        Ok(request)
+    }
+
+    async fn container(&self, id: &str) -> Result<Container, IdentifyError> {
+        let request = self.request(GetContainerRequest { id: id.to_owned() })?;
+        let answer = ContainersClient::new(self.channel.clone()).get(request).await;
+        let answer = answer
+            .map_err(|status| call("the container", status))?
+            .into_inner();
+        answer.container.ok_or(IdentifyError::NoImage)
+    }
+
+    /// The image's target digest, and its manifest for this machine.
+    async fn manifest_of(&self, name: &str) -> Result<(Digest, Manifest), IdentifyError> {
+        let request = self.request(GetImageRequest {
+            name: name.to_owned(),
+        })?;
+        let answer = match ImagesClient::new(self.channel.clone()).get(request).await {
+            Err(status) if status.code() == Code::NotFound => {
+                return Err(IdentifyError::ImageGone {
+                    name: name.to_owned(),
+                });
+            }
+            answer => answer.map_err(|status| call("the image", status))?.into_inner(),
+        };
+        let target = answer.image.and_then(|image| image.target);
+        let target = target.ok_or_else(|| IdentifyError::ImageGone {
+            name: name.to_owned(),
+        })?;
+        let target_digest = digest(&target.digest)?;
+        let bytes = self.content(&target.digest).await?;
+        let manifest_digest = match MediaType::from(target.media_type.as_str()) {
+            MediaType::ImageIndex => Some(this_platform(&parse(&target.digest, &bytes)?)?),
+            MediaType::Other(kind) if kind.ends_with("manifest.list.v2+json") => {
+                Some(this_platform(&parse(&target.digest, &bytes)?)?)
+            }
+            _ => None,
+        };
+        let (text, bytes) = match manifest_digest {
+            Some(text) => (text.clone(), self.content(&text).await?),
+            None => (target.digest, bytes),
+        };
+        let manifest: ImageManifest = parse(&text, &bytes)?;
+        Ok((
+            target_digest,
+            Manifest {
+                digest: digest(&text)?,
+                config: manifest.config().clone(),
+            },
+        ))
+    }
+
+    async fn document<T: serde::de::DeserializeOwned>(&self, at: &Descriptor) -> Result<T, IdentifyError> {
+        let name = at.digest().to_string();
+        parse(&name, &self.content(&name).await?)
+    }
+
+    async fn content(&self, name: &str) -> Result<Vec<u8>, IdentifyError> {
+        let expected = digest(name)?;
+        let request = self.request(ReadContentRequest {
+            digest: name.to_owned(),
+            offset: 0,
+            size: 0,
+        })?;
+        let answer = ContentClient::new(self.channel.clone()).read(request).await;
+        let mut parts = answer
+            .map_err(|status| call("an image document", status))?
+            .into_inner();
+        let mut bytes = Vec::new();
+        while let Some(part) = parts
+            .message()
+            .await
+            .map_err(|status| call("an image document", status))?
+        {
+            bytes.extend_from_slice(&part.data);
+            if bytes.len() > DOCUMENT_LIMIT {
+                return Err(IdentifyError::TooLarge {
+                    digest: name.to_owned(),
+                });
+            }
+        }
+        if Digest::of(&bytes) != expected {
+            return Err(IdentifyError::WrongBytes {
+                digest: name.to_owned(),
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// The container's snapshot must stand on the image's layers; clients that put a layer of their own in between
+    /// (Docker's `-init`) are followed one step.
+    async fn check_parent(&self, container: &Container, expected: Digest) -> Result<(), IdentifyError> {
+        let key = if container.snapshot_key.is_empty() {
+            &container.id
+        } else {
+            &container.snapshot_key
+        };
+        let mut found = self.parent(&container.snapshotter, key).await?;
+        if found.ends_with("-init") {
+            found = self.parent(&container.snapshotter, &found).await?;
+        }
+        if found == expected.to_string() {
+            return Ok(());
+        }
+        Err(IdentifyError::Moved {
+            name: container.image.clone(),
+            found,
+            expected,
+        })
+    }
+
+    async fn parent(&self, snapshotter: &str, key: &str) -> Result<String, IdentifyError> {
+        let message = StatSnapshotRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.to_owned(),
+        };
+        let answer = SnapshotsClient::new(self.channel.clone())
+            .stat(self.request(message)?)
+            .await;
+        let answer = answer.map_err(|status| call("the snapshot of the root filesystem", status))?;
+        Ok(answer
+            .into_inner()
+            .info
+            .map(|info| info.parent)
+            .unwrap_or_default())
+    }
+}
+
+fn call(what: &'static str, status: Status) -> IdentifyError {
+    IdentifyError::Call {
+        what,
+        source: Box::new(status),
+    }
+}
+
+fn digest(text: &str) -> Result<Digest, IdentifyError> {
+    text.parse().map_err(|_error| IdentifyError::Digest {
+        text: text.chars().take(100).collect(),
+    })
+}
+
+fn parse<T: serde::de::DeserializeOwned>(digest: &str, bytes: &[u8]) -> Result<T, IdentifyError> {
+    serde_json::from_slice(bytes).map_err(|source| IdentifyError::Document {
+        digest: digest.to_owned(),
+        source,
+    })
+}
+
+/// Digest of the manifest for this machine in an index.
+fn this_platform(index: &ImageIndex) -> Result<String, IdentifyError> {
+    let (os, arch) = (Os::default(), Arch::default());
+    let fits = |descriptor: &&Descriptor| {
+        descriptor
+            .platform()
+            .as_ref()
+            .is_some_and(|p| *p.os() == os && *p.architecture() == arch)
+    };
+    match index.manifests().iter().find(fits) {
+        Some(descriptor) => Ok(descriptor.digest().to_string()),
+        None => Err(IdentifyError::NoPlatform { os, arch }),
+    }
+}
+
+/// OCI image spec, "Layer ChainID": each link is the digest of the chain below, a space, and the next diff id.
+fn chain_id(diff_ids: &[String]) -> Result<Digest, IdentifyError> {
+    let mut ids = diff_ids.iter();
+    let mut chain = match ids.next() {
+        Some(first) => digest(first)?,
+        None => return Ok(Digest::of(b"")),
+    };
+    for id in ids {
+        chain = Digest::of(format!("{chain} {}", digest(id)?).as_bytes());
+    }
+    Ok(chain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_of_one_layer_is_that_layer() {
+        let layer = Digest::of(b"layer");
+        assert_eq!(chain_id(&[layer.to_string()]).unwrap(), layer);
+    }
+
+    #[test]
+    fn a_chain_of_two_layers() {
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        let expected = Digest::of(format!("{a} {b}").as_bytes());
+        assert_eq!(chain_id(&[a.to_string(), b.to_string()]).unwrap(), expected);
+    }
+}
