@@ -89,8 +89,10 @@ done
 # The upper layer of a container's overlay must not lie on overlayfs itself.
 if [ "$(stat -f -c %T "$run/disk")" = overlayfs ]; then
     echo "note: $run is on overlayfs, so the lab's containers live in memory" >&2
-    mount -t tmpfs disk "$run/disk"
-    mkdir "$run"/disk/{containerd,thaw,s3}
+    mkdir "$run/memory"
+    mount -t tmpfs disk "$run/memory"
+    cp --archive "$run/disk" "$run/memory/"
+    mount --bind "$run/memory/disk" "$run/disk"
 fi
 bind_in "$run/disk/containerd" /var/lib/containerd rw
 bind_in "$run/disk/thaw" /var/lib/thaw rw

@@ -29,12 +29,13 @@ disabled_plugins = [
   level = "info"
 TOML
     containerd --config /etc/containerd/config.toml >/run/containerd/containerd.log 2>&1 &
+    containerd=$!
     local tries
     for ((tries = 0; tries < 300; tries++)); do
         if [ -S /run/containerd/containerd.sock ] && ctr version >/dev/null 2>&1; then
             return
         fi
-        kill -0 $! 2>/dev/null || break
+        kill -0 "$containerd" 2>/dev/null || break
         sleep 0.05
     done
     echo "error: containerd did not come up; the end of its log:" >&2
@@ -63,4 +64,9 @@ if [ "$LAB_CONTAINERD" = yes ]; then
 fi
 status=0
 "$@" || status=$?
+if [ -n "$LAB_SAVE" ]; then
+    # What it stored is kept, so it has to end in good order.
+    kill -TERM "$containerd"
+    wait "$containerd" || true
+fi
 exit "$status"
