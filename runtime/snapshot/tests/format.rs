@@ -26,6 +26,35 @@ fn host() -> HostFacts {
     }
 }
 
+fn pages(digest: Digest) -> Pages {
+    Pages {
+        digest,
+        size: 300,
+        files: vec![
+            PageFile {
+                name: "pages-1.img".to_owned(),
+                size: 8192,
+            },
+            PageFile {
+                name: "pages-2.img".to_owned(),
+                size: 4096,
+            },
+        ],
+        chunks: vec![
+            Chunk {
+                digest,
+                size: 200,
+                raw_size: 8192,
+            },
+            Chunk {
+                digest,
+                size: 100,
+                raw_size: 4096,
+            },
+        ],
+    }
+}
+
 fn manifest() -> Manifest {
     let digest = Digest::of(b"x");
     // The digest of `{"version":1}`, the smallest fingerprint there is.
@@ -63,32 +92,7 @@ fn manifest() -> Manifest {
                 raw_size: 1000,
             },
             rootfs: None,
-            pages: Pages {
-                digest,
-                size: 300,
-                files: vec![
-                    PageFile {
-                        name: "pages-1.img".to_owned(),
-                        size: 8192,
-                    },
-                    PageFile {
-                        name: "pages-2.img".to_owned(),
-                        size: 4096,
-                    },
-                ],
-                chunks: vec![
-                    Chunk {
-                        digest,
-                        size: 200,
-                        raw_size: 8192,
-                    },
-                    Chunk {
-                        digest,
-                        size: 100,
-                        raw_size: 4096,
-                    },
-                ],
-            },
+            pages: pages(digest),
         },
     }
 }
