@@ -58,7 +58,7 @@ pub enum OpenError {
         /// What was there.
         scheme: String,
     },
-    /// The URL holds a user name or password. Credentials come from the environment, so that URLs may be shown.
+    /// The URL holds a user name, a password or a query. Credentials come from the environment, so that URLs may be shown.
     #[error("a store URL must not hold credentials")]
     Credentials,
     /// `file://` with a host, or with a path that can't be one.
@@ -90,7 +90,8 @@ pub enum OpenError {
 /// # Errors
 /// When the URL or the environment can't describe a store. A store that is down is found later.
 pub fn open(url: &Url, options: &StoreOptions) -> Result<Arc<dyn Store>, OpenError> {
-    if !url.username().is_empty() || url.password().is_some() {
+    // A query is where some providers' shared links carry their signature.
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
         return Err(OpenError::Credentials);
     }
     if url.scheme() == "file" {
