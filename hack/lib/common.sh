@@ -23,8 +23,13 @@ step() {
     local text=$1 log started=$SECONDS status=0
     shift
     log=$(mktemp)
-    "$@" >"$log" 2>&1 &
+    # A process group of its own, so that a Ctrl-C can end all of it: a background job would ignore it.
+    set -m
+    "$@" >"$log" 2>&1 </dev/null &
+    set +m
     local child=$!
+    # shellcheck disable=SC2064 # the child is fixed now
+    trap "kill -TERM -- -$child 2>/dev/null; wait $child; rm -f '$log'; exit 130" INT TERM
     while kill -0 "$child" 2>/dev/null; do
         if [ -t 2 ]; then
             printf '\r  %-46s %4d s' "$text" $((SECONDS - started)) >&2
@@ -32,6 +37,7 @@ step() {
         sleep 0.3
     done
     wait "$child" || status=$?
+    trap - INT TERM
     [ -t 2 ] && printf '\r' >&2
     if [ "$status" = 0 ]; then
         printf '  %-46s %4d s\n' "$text" $((SECONDS - started)) >&2

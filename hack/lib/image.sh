@@ -23,8 +23,10 @@ image() {
     archive=$(image_archive "$name")
     if [ ! -f "$archive" ]; then
         mkdir -p "$cache/images"
-        [ -d "$(base_root)" ] || step "building the base of the images" build_base >&2
-        step "building image $name" build_image "$name" "$archive" >&2
+        [ -d "$(base_root)" ] || step "building the base of the images" build_base >&2 || return 1
+        step "building image $name" build_image "$name" "$archive" >&2 || return 1
+        # What older recipes made.
+        find "$cache/images" -name "$name-????????????????.tar" ! -samefile "$archive" -delete
     fi
     ln -sfn "$(basename "$archive")" "$cache/images/$name.tar"
     cp "$hack/images/$name/image.json" "$cache/images/$name.json.$$"

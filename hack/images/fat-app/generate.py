@@ -10,9 +10,9 @@ import sys
 
 GEMS = 250
 PARTS = 8  # Ruby files in each gem
-METHODS = 24  # methods in each of them
-MODELS = 400
-SETTINGS = 150  # YAML entries in each gem
+METHODS = 16  # methods in each of them
+MODELS = 300
+SETTINGS = 100  # YAML entries in each gem
 
 WORDS = "order invoice account ledger parcel ticket report budget member project branch shelf".split()
 
