@@ -1,2 +1,7 @@
 //! `containerd-shim-thaw-v1`.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    thaw_shim::entry::run(std::env::args())
+}

@@ -1,0 +1,68 @@
+//! From the command line to the action, and from its failure to the text that containerd shows.
+//!
+//! containerd reads standard output and standard error of `start` as one, so nothing but the address may be written
+//! on success.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use thaw_runtime::network::{LOOPBACK_VERB, run_hook};
+
+use crate::flags::{Action, Flags};
+use crate::{info, remove, serve, start};
+
+/// Runs the shim with the arguments, the program's name first.
+#[must_use]
+pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
+    let mut args = args.into_iter();
+    let program = args.next().unwrap_or_default();
+    let name = program.rsplit('/').next().unwrap_or_default();
+    match act(name, args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // There is nobody left to tell when this fails.
+            writeln!(io::stderr(), "{name}: {}", chain(error.as_ref())).ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(name: &str, args: impl Iterator<Item = String>) -> Result<(), Box<dyn Error>> {
+    let mut args = args.peekable();
+    // Not containerd: runc, which calls this program as a hook of a restored container.
+    if args.next_if(|arg| arg == LOOPBACK_VERB).is_some() {
+        return Ok(run_hook(io::stdin())?);
+    }
+    let flags = Flags::parse(args)?;
+    match flags.action {
+        Action::Start => reply(start::run(&flags)?.as_bytes())?,
+        Action::Delete => reply(&remove::run(&flags)?)?,
+        Action::Info => reply(&info::run()?)?,
+        Action::Version => reply(version(name).as_bytes())?,
+        Action::Serve => serve::run(&flags)?,
+    }
+    Ok(())
+}
+
+fn reply(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}
+
+fn version(name: &str) -> String {
+    format!("{name}:\n  Version:  {}\n", env!("CARGO_PKG_VERSION"))
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

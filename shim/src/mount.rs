@@ -1,0 +1,212 @@
+//! The root file system of a container: the mounts that containerd asks for, and undoing them.
+
+mod options;
+mod overlay;
+mod table;
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+pub use options::Parsed;
+pub use table::mounted_below;
+
+/// How often a busy mount is tried again before it is detached.
+const TRIES: u32 = 10;
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// One mount, as containerd describes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mount {
+    /// File system type.
+    pub kind: String,
+    /// Device, directory or name.
+    pub source: String,
+    /// Below the rootfs; empty for the rootfs itself.
+    pub target: String,
+    /// In the form of fstab.
+    pub options: Vec<String>,
+}
+
+/// The mounts of one container's root file system.
+#[derive(Debug)]
+pub struct Rootfs {
+    mounts: Vec<Mount>,
+    target: PathBuf,
+    upper: Option<PathBuf>,
+}
+
+impl Rootfs {
+    /// The root file system of the container with this bundle. An empty list means that somebody else has mounted it
+    /// at another place.
+    #[must_use]
+    pub fn new(mounts: Vec<Mount>, bundle: &Path) -> Self {
+        let overlay = mounts
+            .iter()
+            .find(|mount| mount.kind == "overlay" && mount.target.is_empty());
+        let upper = overlay
+            .and_then(|mount| {
+                mount
+                    .options
+                    .iter()
+                    .find_map(|option| option.strip_prefix("upperdir="))
+            })
+            .map(PathBuf::from);
+        Self {
+            mounts,
+            target: bundle.join("rootfs"),
+            upper,
+        }
+    }
+}
+
+impl thaw_runtime::boot::Rootfs for Rootfs {
+    fn mount(&self) -> io::Result<()> {
+        if self.mounts.is_empty() {
+            return Ok(());
+        }
+        match DirBuilder::new().mode(0o711).create(&self.target) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        for one in &self.mounts {
+            if let Err(error) = place(&self.target, &one.target).and_then(|at| mount_one(one, &at)) {
+                unmount_all(&self.target)?;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn unmount(&self) -> io::Result<()> {
+        if self.mounts.is_empty() {
+            return Ok(());
+        }
+        unmount_all(&self.target)
+    }
+
+    fn upper(&self) -> Option<&Path> {
+        self.upper.as_deref()
+    }
+}
+
+/// Where below the rootfs a mount goes; nothing may lead out of it.
+fn place(rootfs: &Path, target: &str) -> io::Result<PathBuf> {
+    let mut at = rootfs.to_owned();
+    for part in Path::new(target).components() {
+        match part {
+            Component::Normal(name) => at.push(name),
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir | Component::Prefix(_) => return Err(io::ErrorKind::InvalidInput.into()),
+        }
+        if at.is_symlink() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+    }
+    Ok(at)
+}
+
+fn mount_one(one: &Mount, at: &Path) -> io::Result<()> {
+    let parsed = Parsed::parse(&one.options)?;
+    let bind = parsed.flags.contains(MsFlags::MS_BIND);
+    if one.kind == "overlay" && overlay::too_long(&parsed.data) {
+        overlay::mount_compact(&one.source, at, parsed.flags, &parsed.data)?;
+    } else {
+        let kind = (!bind).then_some(one.kind.as_str());
+        mount(
+            Some(one.source.as_str()),
+            at,
+            kind,
+            parsed.flags,
+            Some(parsed.data.as_str()),
+        )?;
+    }
+    if bind && parsed.flags.contains(MsFlags::MS_RDONLY) {
+        // The kernel ignores "read only" in the call that makes a bind mount.
+        mount(
+            None::<&str>,
+            at,
+            None::<&str>,
+            parsed.flags | MsFlags::MS_REMOUNT,
+            None::<&str>,
+        )?;
+    }
+    if let Some(propagation) = parsed.propagation {
+        mount(None::<&str>, at, None::<&str>, propagation, None::<&str>)?;
+    }
+    Ok(())
+}
+
+/// Unmounts everything at and below `path`, the last mount first. A mount that stays busy is detached: its users keep
+/// it, but the path is free. That nothing is mounted, or that the path is gone, is no error.
+///
+/// # Errors
+/// What reading the mount table or `umount` answered.
+pub fn unmount_all(path: &Path) -> io::Result<()> {
+    let path = match path.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for mounted in mounted_below(&path)?.iter().rev() {
+        unmount(mounted)?;
+    }
+    Ok(())
+}
+
+fn unmount(path: &Path) -> io::Result<()> {
+    for _ in 0..TRIES {
+        match umount2(path, MntFlags::UMOUNT_NOFOLLOW) {
+            // Not a mount point: it went with the one above it.
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
+            Err(Errno::EBUSY) => std::thread::sleep(PAUSE),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    umount2(path, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH).map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use thaw_runtime::boot::Rootfs as _;
+
+    use super::*;
+
+    #[test]
+    fn the_upper_directory_of_an_overlay_is_known() {
+        let overlay = Mount {
+            kind: "overlay".into(),
+            source: "overlay".into(),
+            options: ["workdir=/s/2/work", "upperdir=/s/2/fs", "lowerdir=/s/1/fs"]
+                .map(str::to_owned)
+                .into(),
+            ..Mount::default()
+        };
+        let rootfs = Rootfs::new(vec![overlay], Path::new("/b"));
+        assert_eq!(rootfs.upper(), Some(Path::new("/s/2/fs")));
+        assert_eq!(Rootfs::new(Vec::new(), Path::new("/b")).upper(), None);
+    }
+
+    #[test]
+    fn no_mount_leaves_the_rootfs() {
+        let dir = tempfile::tempdir().unwrap();
+        let rootfs = dir.path();
+        assert_eq!(place(rootfs, "").unwrap(), rootfs);
+        assert_eq!(place(rootfs, "/a/b").unwrap(), rootfs.join("a/b"));
+        assert!(place(rootfs, "../x").is_err());
+        std::os::unix::fs::symlink("/etc", rootfs.join("link")).unwrap();
+        assert!(place(rootfs, "link/x").is_err());
+    }
+
+    #[test]
+    fn nothing_mounted_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        unmount_all(dir.path()).unwrap();
+        unmount_all(&dir.path().join("gone")).unwrap();
+    }
+}

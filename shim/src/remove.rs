@@ -1,0 +1,84 @@
+//! `delete`: clean up what a shim that is gone has left. It also runs after an ordinary end, when nothing is left.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use containerd_shim_protos::api::DeleteResponse;
+use containerd_shim_protos::protobuf::{self, Message, MessageField};
+
+use thaw_config::NodeConfig;
+use thaw_runtime::record::Record;
+
+use crate::flags::Flags;
+use crate::mount::unmount_all;
+use crate::options::Options;
+use crate::task::time::timestamp;
+
+/// 128 + SIGKILL: what the container is said to have died of.
+const KILLED: u32 = 137;
+
+/// What can keep it from cleaning up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RemoveError {
+    #[error("find the bundle")]
+    Bundle(#[source] std::io::Error),
+    #[error("delete container {id}")]
+    Delete {
+        id: String,
+        #[source]
+        source: thaw_runc::RuncError,
+    },
+    #[error("unmount the root file system in {}", bundle.display())]
+    Unmount {
+        bundle: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("encode the answer")]
+    Encode(#[source] protobuf::Error),
+}
+
+/// Does it and returns the encoded `DeleteResponse`.
+pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, RemoveError> {
+    let bundle = match &flags.bundle {
+        Some(bundle) => bundle.clone(),
+        None => env::current_dir().map_err(RemoveError::Bundle)?,
+    };
+    let options = Options::load(&bundle);
+    let root = options.root(&flags.namespace);
+    // runc takes 20 ms to find out that there is nothing to do, which is the ordinary case.
+    if root.join(&flags.id).exists() {
+        thaw_runc::delete_now(options.binary(), &root, &flags.id).map_err(|source| RemoveError::Delete {
+            id: flags.id.clone(),
+            source,
+        })?;
+    }
+    forget(flags);
+    unmount_all(&bundle.join("rootfs")).map_err(|source| RemoveError::Unmount {
+        bundle: bundle.clone(),
+        source,
+    })?;
+    let response = DeleteResponse {
+        pid: init_pid(&bundle),
+        exit_status: KILLED,
+        exited_at: MessageField::some(timestamp(SystemTime::now())),
+        ..DeleteResponse::default()
+    };
+    response.write_to_bytes().map_err(RemoveError::Encode)
+}
+
+/// A record that stays is found by nobody and goes with the next boot of the machine; nothing here depends on it.
+fn forget(flags: &Flags) {
+    let state = NodeConfig::load(None)
+        .map_or_else(|_error| NodeConfig::default().state, |loaded| loaded.config.state);
+    Record::new(&state, &flags.namespace, &flags.id).remove().ok();
+}
+
+fn init_pid(bundle: &Path) -> u32 {
+    fs::read_to_string(bundle.join("init.pid"))
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
+}
