@@ -1,2 +1,5 @@
 //! `thaw`.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    thaw_shim::cli::run(std::env::args_os())
+}

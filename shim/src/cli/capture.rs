@@ -1,0 +1,164 @@
+//! `thaw capture`.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use thaw_runtime::capture::{self, Cancel, CaptureError, Captured, Progress, Step};
+use thaw_snapshot::Digest;
+
+use super::context::Context;
+use super::failure::Failure;
+use super::output::{bytes, columns, plain};
+use super::snapshots::Snapshot;
+
+/// Take a snapshot of a running container, and publish it to the store.
+///
+/// Do this when the application is ready to serve. It stands still while its memory is copied (the time is printed),
+/// then goes on; its clients see a pause. Later containers of the same image and settings are restored from it.
+#[derive(Debug, Args)]
+pub(super) struct Capture {
+    /// End the container with the snapshot, instead of letting it run on
+    #[arg(long)]
+    stop: bool,
+    /// Id of the container; it must run under io.containerd.thaw.v1
+    container: String,
+}
+
+/// What was taken.
+#[derive(Debug, Serialize)]
+struct Taken {
+    id: Digest,
+    /// Path of the key document in the store.
+    key: String,
+    store: String,
+    frozen_ms: u64,
+    memory_bytes: u64,
+    stored_bytes: u64,
+    /// Changed files, before compression.
+    rootfs_bytes: u64,
+}
+
+impl Capture {
+    pub(super) async fn run(&self, context: &Context) -> Result<(), Failure> {
+        let namespace = context.namespace.clone();
+        let request = capture::Request { namespace, id: self.container.clone(), stop: self.stop };
+        let (progress, cancel) = (Reporter::new(), Cancel::default());
+        let work = capture::capture(&context.config, &request, &progress, &cancel);
+        tokio::pin!(work);
+        // Dropping the work half-way could leave the application frozen: it is asked to stop, and waited for.
+        let captured = loop {
+            tokio::select! {
+                captured = &mut work => break captured,
+                Ok(()) = tokio::signal::ctrl_c() => cancel.cancel(),
+            }
+        };
+        progress.finish();
+        let taken = taken(captured.map_err(failure)?);
+        context.output.print(&taken, table)
+    }
+}
+
+fn failure(error: CaptureError) -> Failure {
+    match error {
+        CaptureError::NotFound { .. } => Failure::not_found(error.to_string()),
+        CaptureError::Useless(_) => Failure::incompatible(error),
+        error => error.into(),
+    }
+}
+
+fn taken(captured: Captured) -> Taken {
+    let Captured { manifest, store, frozen } = captured;
+    let snapshot = Snapshot { id: manifest.id(), document: manifest.key.path(), manifest };
+    Taken {
+        id: snapshot.id,
+        store,
+        frozen_ms: u64::try_from(frozen.as_millis()).unwrap_or(u64::MAX),
+        memory_bytes: snapshot.memory(),
+        stored_bytes: snapshot.stored(),
+        rootfs_bytes: snapshot.manifest.blobs.rootfs.as_ref().map_or(0, |blob| blob.raw_size),
+        key: snapshot.document,
+    }
+}
+
+fn table(taken: &Taken, out: &mut dyn Write) -> io::Result<()> {
+    let facts = [
+        ("Snapshot", taken.id.to_string()),
+        ("Key", taken.key.clone()),
+        ("Store", taken.store.clone()),
+        ("Stood still", format!("{} ms", taken.frozen_ms)),
+        ("Memory", bytes(taken.memory_bytes)),
+        ("Changed files", bytes(taken.rootfs_bytes)),
+        ("In the store", bytes(taken.stored_bytes)),
+    ];
+    let rows: Vec<Vec<String>> = facts.iter().map(|(name, fact)| vec![format!("{name}:"), plain(fact)]).collect();
+    columns(&rows, out)
+}
+
+/// A bar on a terminal, a line per step elsewhere.
+#[derive(Debug)]
+struct Reporter {
+    bar: Option<ProgressBar>,
+    last: Mutex<Option<Step>>,
+}
+
+impl Reporter {
+    fn new() -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner();
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        Self { bar, last: Mutex::new(None) }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Progress for Reporter {
+    fn step(&self, step: Step) {
+        // A poisoned lock means that a thread died while it held a flag: nothing to be careful with.
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if last.replace(step) == Some(step) {
+            return;
+        }
+        match &self.bar {
+            Some(bar) => {
+                // The template is a constant; a bar without it still says the words.
+                let style = ProgressStyle::with_template("{spinner} {msg}");
+                bar.set_style(style.unwrap_or_else(|_error| ProgressStyle::default_spinner()));
+                bar.set_message(words(step));
+            }
+            None => {
+                writeln!(io::stderr(), "{}", words(step)).ok();
+            }
+        }
+    }
+
+    fn bytes(&self, done: u64, total: u64) {
+        let Some(bar) = &self.bar else { return };
+        if bar.length() != Some(total) {
+            let style = ProgressStyle::with_template("{spinner} {msg} [{bar:30}] {bytes}/{total_bytes}");
+            bar.set_style(style.unwrap_or_else(|_error| ProgressStyle::default_bar()));
+            bar.set_length(total);
+        }
+        bar.set_position(done);
+    }
+}
+
+fn words(step: Step) -> &'static str {
+    match step {
+        Step::Identify => "finding the container and its image",
+        Step::Freeze => "copying memory and files, the application stands still",
+        Step::Pack => "compressing, the application runs on",
+        Step::Publish => "sending to the store",
+        Step::Prime => "filling this node's cache",
+    }
+}

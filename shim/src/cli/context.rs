@@ -1,0 +1,70 @@
+//! What the flags and the configuration come to.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use thaw_config::NodeConfig;
+use thaw_store::{Store, StoreOptions};
+
+use super::failure::Failure;
+use super::output::Output;
+use super::Global;
+
+/// What every verb works with.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) config: NodeConfig,
+    pub(super) namespace: String,
+    pub(super) output: Output,
+}
+
+impl Context {
+    pub(super) fn new(global: Global) -> Result<Self, Failure> {
+        let mut config = NodeConfig::load(global.config.as_deref())
+            .and_then(thaw_config::Loaded::strict)
+            .context("can't use the configuration")?;
+        if let Some(url) = global.store {
+            config.store.url = url;
+        }
+        config.log_level = global.log_level.unwrap_or(config.log_level);
+        // A second logger can only be there in tests, where the first one will do.
+        log::set_logger(&StderrLog).ok();
+        log::set_max_level(config.log_level);
+        Ok(Self { config, namespace: global.namespace, output: Output::new(global.output) })
+    }
+
+    /// Opens the store; nothing is sent yet.
+    pub(super) fn store(&self) -> Result<Arc<dyn Store>, Failure> {
+        let wanted = &self.config.store;
+        Ok(thaw_store::open(wanted.url.as_url(), &options(wanted)).with_context(|| format!("can't open the store {}", wanted.url))?)
+    }
+}
+
+fn options(wanted: &thaw_config::Store) -> StoreOptions {
+    StoreOptions {
+        endpoint: wanted.endpoint.clone(),
+        allow_http: wanted.allow_http,
+        request_timeout: wanted.request_timeout,
+        ..StoreOptions::default()
+    }
+}
+
+/// Our own lines, and the warnings of others: libraries say much that is not for the person at the terminal.
+#[derive(Debug)]
+struct StderrLog;
+
+impl log::Log for StderrLog {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target().starts_with("thaw") || metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let level = record.level().as_str().to_lowercase();
+            writeln!(std::io::stderr(), "{level}: {}", record.args()).ok();
+        }
+    }
+
+    fn flush(&self) {}
+}
