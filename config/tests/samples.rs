@@ -1,0 +1,45 @@
+//! The sample files are what the programs that they are for would take. (`config.toml` is tested with the reader.)
+
+use toml::{Table, Value};
+
+/// What containerd needs to know of the runtime, under the key of its CRI plugin.
+fn assert_runtime(text: &str, version: i64, plugin: &str) {
+    let table: Table = text.parse().unwrap();
+    assert_eq!(table["version"], Value::Integer(version));
+    let runtime = &table["plugins"][plugin]["containerd"]["runtimes"]["thaw"];
+    assert_eq!(runtime["runtime_type"].as_str(), Some("io.containerd.thaw.v1"));
+    assert_eq!(
+        runtime["pod_annotations"].as_array().unwrap(),
+        &[Value::from("thaw.dev/*")]
+    );
+}
+
+#[test]
+fn containerd() {
+    assert_runtime(
+        include_str!("../examples/containerd-v3.toml"),
+        3,
+        "io.containerd.cri.v1.runtime",
+    );
+    assert_runtime(
+        include_str!("../examples/containerd-v2.toml"),
+        2,
+        "io.containerd.grpc.v1.cri",
+    );
+}
+
+#[test]
+fn docker() {
+    let text = include_str!("../examples/docker-daemon.json");
+    let daemon: serde_json::Value = serde_json::from_str(text).unwrap();
+    assert_eq!(daemon["runtimes"]["thaw"]["runtimeType"], "io.containerd.thaw.v1");
+}
+
+#[test]
+fn annotations_are_spelled_as_in_the_code() {
+    let kubernetes = include_str!("../examples/kubernetes-runtimeclass.yaml");
+    let nerdctl = include_str!("../examples/nerdctl.md");
+    assert!(kubernetes.contains(&format!("{}: IfPresent", thaw_config::ANNOTATION_POLICY)));
+    assert!(nerdctl.contains(&format!("{}=Never", thaw_config::ANNOTATION_POLICY)));
+    assert!(nerdctl.contains(&format!("{}=close", thaw_config::ANNOTATION_TCP)));
+}
