@@ -3,29 +3,19 @@
 use toml::{Table, Value};
 
 /// What containerd needs to know of the runtime, under the key of its CRI plugin.
-fn assert_runtime(text: &str, version: i64, plugin: &str) {
-    let table: Table = text.parse().unwrap();
+fn assert_runtime(table: &Table, version: i64, plugin: &str) {
     assert_eq!(table["version"], Value::Integer(version));
     let runtime = &table["plugins"][plugin]["containerd"]["runtimes"]["thaw"];
     assert_eq!(runtime["runtime_type"].as_str(), Some("io.containerd.thaw.v1"));
-    assert_eq!(
-        runtime["pod_annotations"].as_array().unwrap(),
-        &[Value::from("thaw.dev/*")]
-    );
+    assert_eq!(runtime["pod_annotations"], Value::from(vec!["thaw.dev/*"]));
 }
 
 #[test]
 fn containerd() {
-    assert_runtime(
-        include_str!("../examples/containerd-v3.toml"),
-        3,
-        "io.containerd.cri.v1.runtime",
-    );
-    assert_runtime(
-        include_str!("../examples/containerd-v2.toml"),
-        2,
-        "io.containerd.grpc.v1.cri",
-    );
+    let v3 = include_str!("../examples/containerd-v3.toml").parse().unwrap();
+    assert_runtime(&v3, 3, "io.containerd.cri.v1.runtime");
+    let v2 = include_str!("../examples/containerd-v2.toml").parse().unwrap();
+    assert_runtime(&v2, 2, "io.containerd.grpc.v1.cri");
 }
 
 #[test]
