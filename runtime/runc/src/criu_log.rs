@@ -9,6 +9,10 @@ const LOG_LIMIT: u64 = 8 << 20;
 /// The longest message that is passed on, in characters.
 const MESSAGE_LIMIT: usize = 500;
 
+/// Errors after which CRIU goes on: without CAP_SYS_RESOURCE it can't raise its own limit of open files
+/// (`rlimit_unlimit_nofile` in util.c), and restores with the one it has.
+const HARMLESS: [&str; 1] = ["rlimit: Can't setup RLIMIT_NOFILE"];
+
 /// The first error in a log of CRIU, `dump.log` or `restore.log`, without time stamp and process id. The first is the
 /// cause; the later ones are its consequences.
 #[must_use]
@@ -27,6 +31,9 @@ fn find(log: &str) -> Option<String> {
     log.lines().find_map(|line| {
         let (_, message) = line.split_once("Error (")?;
         let (place, text) = message.split_once("): ")?;
+        if HARMLESS.iter().any(|harmless| text.starts_with(harmless)) {
+            return None;
+        }
         let said = format!("{} ({place})", text.trim());
         Some(
             said.chars()
@@ -43,7 +50,8 @@ mod tests {
 
     #[test]
     fn the_first_error_counts() {
-        let log = "(00.1) Warn  (criu/x.c:1): no\n(00.2)      1: Error (criu/files-reg.c:2143): File bad size\n\
+        let log = "(00.0) Error (criu/util.c:1): rlimit: Can't setup RLIMIT_NOFILE for self: no\n\
+                   (00.1) Warn  (criu/x.c:1): no\n(00.2)      1: Error (criu/files-reg.c:2143): File bad size\n\
                    (00.3) Error (criu/cr-restore.c:1): later\n";
         assert_eq!(
             find(log).as_deref(),

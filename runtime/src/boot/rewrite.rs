@@ -6,7 +6,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use thaw_config::TcpMode;
@@ -90,8 +90,7 @@ fn prepare(
         put(&images_directory.join(name), content)?;
     }
     for (name, pages) in entry.pages() {
-        let link = images_directory.join(name);
-        symlink(pages, &link).map_err(|source| written(&link, source))?;
+        link_pages(&pages, &images_directory, &name)?;
     }
     let edited = bundle::for_restore(&read, container_bundle, &network, helper);
     let bundle_directory = directory.join("bundle");
@@ -196,8 +195,45 @@ fn make_new(path: &Path) -> Result<(), Reason> {
         .map_err(|source| written(path, source))
 }
 
+/// Puts a link to a page file of the cache among the images.
+///
+/// CRIU opens it, below a descriptor of the directory, when its root is the clone's already: an absolute link would
+/// lead into the clone. A relative one leads from the directory up and down again in the mounts of the descriptor.
+fn link_pages(pages: &Path, images: &Path, name: &str) -> Result<(), Reason> {
+    let link = images.join(name);
+    let real = |path: &Path| fs::canonicalize(path).map_err(|source| written(path, source));
+    let target = relative(&real(images)?, &real(pages)?);
+    symlink(target, &link).map_err(|source| written(&link, source))
+}
+
+/// The way from the directory `from` to `to`; both without links or relative steps.
+fn relative(from: &Path, to: &Path) -> PathBuf {
+    let common = from
+        .components()
+        .zip(to.components())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let up = from.components().skip(common).map(|_| Component::ParentDir);
+    up.chain(to.components().skip(common)).collect()
+}
+
 fn put(path: &Path, content: &[u8]) -> Result<(), Reason> {
     File::create_new(path)
         .and_then(|mut file| file.write_all(content))
         .map_err(|source| written(path, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn up_and_down_again() {
+        let way = relative(Path::new("/run/thaw/c/images"), Path::new("/var/lib/pages-1.img"));
+        assert_eq!(way, Path::new("../../../../var/lib/pages-1.img"));
+        assert_eq!(
+            relative(Path::new("/a/b"), Path::new("/a/c/d")),
+            Path::new("../c/d")
+        );
+    }
 }
