@@ -29,6 +29,7 @@ mod eligible;
 mod lookup;
 mod fetch;
 mod verify;
+mod rights;
 mod rewrite;
 mod bundle;
 mod restore;
@@ -37,6 +38,7 @@ mod reason;
 
 pub use reason::{Ineligible, Reason};
 pub use resume::{Held, ResumeError};
+pub use rights::RightsError;
 
 pub(crate) use eligible::check_namespaces;
 pub(crate) use lookup::store_options;
@@ -209,6 +211,14 @@ impl Boot {
         record.write(request, &self.runc, &outcome);
         log::log!(outcome.level(), "{}", outcome.summary());
         Ok(Created { pid, outcome, held })
+    }
+
+    /// runc, with the node's CRIU.
+    fn restorer(&self) -> Runc {
+        Runc {
+            criu_dir: crate::host::directory(&self.config.criu),
+            ..self.runc.clone()
+        }
     }
 
     async fn try_restore(

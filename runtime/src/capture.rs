@@ -264,9 +264,10 @@ pub async fn capture(
 }
 
 /// runc, with the settings that the shim uses for the container.
-fn runc_of(container: &crate::record::Container) -> Runc {
+fn runc_of(config: &NodeConfig, container: &crate::record::Container) -> Runc {
     let spawner = std::sync::Arc::new(thaw_runc::PlainSpawner);
     let mut runc = Runc::new(&container.runc, &container.root, spawner);
     runc.systemd_cgroup = container.systemd_cgroup;
+    runc.criu_dir = crate::host::directory(&config.criu);
     runc
 }

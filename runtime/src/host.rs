@@ -107,6 +107,14 @@ pub(crate) fn find(program: &Path) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
+/// The directory of a program that is given by path.
+pub(crate) fn directory(program: &Path) -> Option<PathBuf> {
+    program
+        .parent()
+        .filter(|parent| parent.is_absolute())
+        .map(Path::to_owned)
+}
+
 fn learn(criu: &Path, runc: &Path) -> Result<HostFacts, HostError> {
     let uname = nix::sys::utsname::uname().map_err(|errno| HostError::Read {
         path: "uname",

@@ -48,7 +48,7 @@ impl Runc {
     /// # Errors
     /// See [`RuncError`]. The container runs on.
     pub async fn checkpoint(&self, id: &str, options: &CheckpointOptions) -> Result<(), RuncError> {
-        let mut command = self.command("checkpoint");
+        let mut command = self.criu_command("checkpoint");
         command.arg("--image-path").arg(&options.image_path);
         command.arg("--work-path").arg(&options.work_path);
         if let Some(parent) = &options.parent_path {

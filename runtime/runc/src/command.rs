@@ -34,6 +34,8 @@ pub struct Runc {
     pub systemd_cgroup: bool,
     /// `--log`, in JSON; the detail of errors is read from it.
     pub log: Option<PathBuf>,
+    /// The directory of the CRIU to use, put first in `PATH`; runc takes the first one there. `None`: as it is.
+    pub criu_dir: Option<PathBuf>,
     /// How long each kind of call may take.
     pub deadlines: Deadlines,
     /// Starts the processes.
@@ -96,6 +98,7 @@ impl Runc {
             root: root.into(),
             systemd_cgroup: false,
             log: None,
+            criu_dir: None,
             deadlines: Deadlines::default(),
             spawner,
         }
@@ -110,6 +113,20 @@ impl Runc {
             self.log.as_deref(),
             verb,
         )
+    }
+
+    /// As [`Runc::command`], for a verb that calls CRIU.
+    pub(crate) fn criu_command(&self, verb: &str) -> Command {
+        let mut command = self.command(verb);
+        if let Some(first) = &self.criu_dir {
+            let rest = std::env::var_os("PATH").unwrap_or_default();
+            let all = std::iter::once(first.clone()).chain(std::env::split_paths(&rest));
+            // Only fails for a name with a colon, which no search path can hold; then it stays as it is.
+            if let Ok(path) = std::env::join_paths(all) {
+                command.env("PATH", path);
+            }
+        }
+        command
     }
 
     /// Runs a command to its end.

@@ -44,7 +44,7 @@ impl Runc {
         stdio: [Stdio; 3],
         deadline: Duration,
     ) -> Result<i32, RuncError> {
-        let mut command = self.command("restore");
+        let mut command = self.criu_command("restore");
         command.args(["--detach", "--file-locks", "--ext-unix-sk"]);
         command.arg("--image-path").arg(&options.image_path);
         command.arg("--work-path").arg(&options.work_path);

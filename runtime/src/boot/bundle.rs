@@ -12,8 +12,8 @@ use super::eligible::Network;
 use crate::key::Bundle;
 use crate::network::LOOPBACK_VERB;
 
-/// The parts of `linux.resources` that hold a restore back.
-const HELD_BACK: [&str; 3] = ["cpu", "memory", "pids"];
+/// The parts of `linux.resources` that hold a restore back, and what of them does not.
+const HELD_BACK: [(&str, &[&str]); 3] = [("cpu", &["shares", "idle"]), ("memory", &[]), ("pids", &[])];
 
 /// Seconds that the loopback hook may take.
 const HOOK_TIMEOUT: u32 = 5;
@@ -47,11 +47,19 @@ pub(super) fn for_restore(read: &Bundle, bundle: &Path, network: &Network, helpe
 
 fn take_limits(config: &mut Value) -> Option<Vec<u8>> {
     let resources = config.pointer_mut("/linux/resources")?.as_object_mut()?;
-    let taken: Map<String, Value> = HELD_BACK
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), resources.remove(*name)?)))
-        .filter(|(_, value)| value.as_object().is_some_and(|object| !object.is_empty()))
-        .collect();
+    let mut taken = Map::new();
+    for (name, harmless) in HELD_BACK {
+        let Some(all) = resources.get_mut(name).and_then(Value::as_object_mut) else {
+            continue;
+        };
+        let (kept, limits): (Map<_, _>, Map<_, _>) = std::mem::take(all)
+            .into_iter()
+            .partition(|(key, _)| harmless.contains(&key.as_str()));
+        *all = kept;
+        if !limits.is_empty() {
+            taken.insert(name.to_owned(), Value::Object(limits));
+        }
+    }
     (!taken.is_empty()).then(|| Value::Object(taken).to_string().into_bytes())
 }
 
@@ -109,7 +117,7 @@ mod tests {
     fn limits_are_taken_out_and_kept() {
         let read = bundle(
             json!({"ociVersion": "1.2.0", "root": {"path": "rootfs"}, "linux": {"resources": {
-            "cpu": {"quota": 10_000, "period": 100_000}, "memory": {}, "devices": [{"allow": false}]}}}),
+            "cpu": {"quota": 10_000, "period": 100_000, "shares": 2}, "memory": {}, "devices": [{"allow": false}]}}}),
         );
         let edited = for_restore(
             &read,
@@ -121,7 +129,7 @@ mod tests {
         assert_eq!(config["root"]["path"], "/b/rootfs");
         assert_eq!(
             config["linux"]["resources"],
-            json!({"devices": [{"allow": false}]})
+            json!({"cpu": {"shares": 2}, "memory": {}, "devices": [{"allow": false}]})
         );
         assert!(config.get("hooks").is_none());
         let limits: Value = serde_json::from_slice(&edited.limits.unwrap()).unwrap();

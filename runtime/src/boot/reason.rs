@@ -4,11 +4,13 @@ use std::io;
 use std::path::PathBuf;
 
 use thaw_config::{ConfigError, PolicyError, SnapshotPolicy};
+use thaw_criu::pagemap::PagemapError;
 use thaw_criu::{CheckError, EditError, ReadError};
 use thaw_runc::RuncError;
 use thaw_snapshot::Mismatch;
 use thaw_store::{CacheError, EntryError, FetchError, LookupError, OpenError};
 
+use super::rights::RightsError;
 use crate::host::HostError;
 use crate::identify::IdentifyError;
 use crate::key::KeyError;
@@ -75,6 +77,15 @@ pub enum Reason {
     /// A fact can't be read from the images.
     #[error("read the CRIU images")]
     Facts(#[source] ReadError),
+    /// The page maps can't be read.
+    #[error("read the page maps")]
+    Pagemap(#[source] PagemapError),
+    /// The page maps and the page files of the manifest don't go together.
+    #[error("the page files are not those that the page maps describe")]
+    PageFiles,
+    /// The images carry rights beyond the live spec.
+    #[error("compare the rights in the images with the spec")]
+    Rights(#[source] RightsError),
     /// The images can't be given the clone's identity.
     #[error("edit the CRIU images")]
     Edit(#[source] EditError),
@@ -176,7 +187,10 @@ impl Reason {
             Self::Cache(_) => "cache_failed",
             Self::Fetch(FetchError::Deadline) => "fetch_timeout",
             Self::Fetch(_) => "fetch_failed",
-            Self::Entry(_) | Self::Images(_) | Self::Facts(_) => "images_invalid",
+            Self::Rights(_) => "rights_exceeded",
+            Self::Entry(_) | Self::Images(_) | Self::Facts(_) | Self::Pagemap(_) | Self::PageFiles => {
+                "images_invalid"
+            }
             Self::Edit(_) | Self::Surroundings(_) | Self::Prepare { .. } => "rewrite_failed",
             Self::Rootfs(_) => "rootfs_diff_failed",
             Self::Mount(_) => "rootfs_mount_failed",

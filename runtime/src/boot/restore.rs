@@ -111,7 +111,7 @@ async fn restore(
     };
     let stdio = streams.stdio().map_err(Reason::Surroundings)?;
     let restored = boot
-        .runc
+        .restorer()
         .restore(&request.id, &options, stdio, boot.config.deadlines.restore)
         .await;
     restored.map_err(|source| Reason::Restore {

@@ -1,14 +1,15 @@
-//! Step 5: are the images what CRIU writes, and what this crate believes them to be?
+//! Step 5: are the images what CRIU writes, do they go with their pages, and carry no right beyond the live spec?
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use thaw_config::Policy;
-use thaw_criu::Images;
-use thaw_snapshot::Manifest;
+use thaw_criu::{Images, pagemap};
+use thaw_snapshot::{Manifest, PageFile};
 use thaw_store::Entry;
 
-use super::Reason;
 use super::fetch::Fetched;
+use super::{Reason, rights};
 use crate::key::Bundle;
 use crate::timeline::Timeline;
 
@@ -36,6 +37,8 @@ pub(super) async fn check(fetched: Fetched, timeline: &mut Timeline) -> Result<V
         } = fetched;
         let images = entry.images().map_err(Reason::Entry)?;
         thaw_criu::check(&images).map_err(Reason::Images)?;
+        check_pages(&images, &manifest)?;
+        rights::check(&images, &bundle.json).map_err(Reason::Rights)?;
         Ok(Verified {
             images,
             entry,
@@ -50,4 +53,24 @@ pub(super) async fn check(fetched: Fetched, timeline: &mut Timeline) -> Result<V
         .map_err(|_error| Reason::Thread { step: "verify" })??;
     timeline.end(stage);
     Ok(verified)
+}
+
+/// CRIU computes offsets from the page maps alone; with another page file it would read other pages, or past the end.
+fn check_pages(images: &Images, manifest: &Manifest) -> Result<(), Reason> {
+    let mapped = pagemap::page_files(images, manifest.host.page_size).map_err(Reason::Pagemap)?;
+    let files = &manifest.blobs.pages.files;
+    let wanted = mapped.into_iter().filter(|(_, size)| *size > 0);
+    if wanted.eq(sorted(files)) {
+        Ok(())
+    } else {
+        Err(Reason::PageFiles)
+    }
+}
+
+fn sorted(files: &[PageFile]) -> BTreeMap<String, u64> {
+    files
+        .iter()
+        .filter(|file| file.size > 0)
+        .map(|file| (file.name.clone(), file.size))
+        .collect()
 }

@@ -42,7 +42,7 @@ pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Dono
         namespace: request.namespace.clone(),
         id: request.id.clone(),
     })?;
-    let runc = runc_of(&container);
+    let runc = runc_of(config, &container);
     let state = runc.state(&request.id).await.map_err(CaptureError::State)?;
     if !matches!(state.status, Status::Running | Status::Paused) {
         return Err(CaptureError::NotRunning {
