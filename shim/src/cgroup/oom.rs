@@ -166,7 +166,9 @@ mod tests {
             dir: dir.path().to_owned(),
             file: "memory.events",
             reported: AtomicU64::new(0),
-            report: Box::new(move || drop(count.fetch_add(1, Ordering::Relaxed))),
+            report: Box::new(move || {
+                count.fetch_add(1, Ordering::Relaxed);
+            }),
         };
         let write =
             |n: u64| std::fs::write(dir.path().join("memory.events"), format!("oom 1\noom_kill {n}\n"));

@@ -34,14 +34,12 @@ pub(super) async fn copy(from: OwnedFd, mut to: Sink) {
 
 /// Copies until either side ends.
 pub(super) async fn copy_stdin(from: OwnedFd, mut to: Sink) {
-    let file = match from.try_clone() {
-        Ok(spare) => File::from(spare),
-        Err(_) => return,
-    };
-    match source(from) {
-        Ok(from) => while let Ok(true) = step(&from, &mut to).await {},
-        // A regular file cannot be polled, and need not be.
-        Err(_) => copy_file(file, to).await,
+    let file = File::from(from);
+    if file.metadata().is_ok_and(|meta| meta.is_file()) {
+        // It cannot be polled, and need not be.
+        copy_file(file, to).await;
+    } else if let Ok(from) = source(file.into()) {
+        while let Ok(true) = step(&from, &mut to).await {}
     }
 }
 
@@ -66,7 +64,9 @@ fn source(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// Waits for input and passes one chunk on; `false` at the end.
 async fn step(from: &AsyncFd<OwnedFd>, to: &mut Sink) -> Result<bool, Broken> {
-    let mut ready = from.readable().await.map_err(|_| Broken::Source)?;
+    let Ok(mut ready) = from.readable().await else {
+        return Err(Broken::Source);
+    };
     let rest = match pass(from.get_ref(), to) {
         Ok(Passed::All) => return Ok(true),
         Ok(Passed::End) => return Ok(false),
