@@ -20,7 +20,7 @@ use super::refusal::Refusal;
 use super::registry::Target;
 use crate::cgroup::Cgroup;
 use crate::cgroup::oom::OomWatch;
-use crate::io::{Owner, Prepared, Spec};
+use crate::io::{Attached, Owner, Prepared, Spec};
 use crate::mount::{Mount, Rootfs};
 use crate::options::Options;
 use crate::spec;
@@ -93,12 +93,7 @@ impl Shim {
             .map_err(refusal)?;
         let mut init = Process::new(streams);
         init.pid = created.pid;
-        init.streams = Some(
-            prepared
-                .attach()
-                .await
-                .map_err(|error| Refusal::failure(&error))?,
-        );
+        init.streams = Some(attach(prepared, &runc, &request.id, &rootfs).await?);
         let cgroup = Cgroup::of(created.pid)
             .inspect(Cgroup::enable_controllers)
             .inspect_err(|error| log::error!("find the cgroup of {}: {error}", created.pid))
@@ -214,6 +209,21 @@ fn node_config() -> NodeConfig {
             }
         }
     }
+}
+
+/// Begins copying the streams. A container whose streams lead nowhere is of no use, so it is undone then.
+async fn attach(prepared: Prepared, runc: &Runc, id: &str, rootfs: &Rootfs) -> Result<Attached, Refusal> {
+    let error = match prepared.attach().await {
+        Ok(attached) => return Ok(attached),
+        Err(error) => error,
+    };
+    if let Err(error) = runc.delete(id, true).await {
+        log::error!("undo the creation of {id}: {}", crate::entry::chain(&error));
+    }
+    if let Err(error) = thaw_runtime::boot::Rootfs::unmount(rootfs) {
+        log::error!("unmount the root file system of {id}: {error}");
+    }
+    Err(Refusal::failure(&error))
 }
 
 fn streams(request: &CreateTaskRequest) -> Spec {

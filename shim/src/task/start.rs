@@ -117,7 +117,11 @@ impl Shim {
             .exec(&container.id, &options, stdio)
             .await
             .map_err(|error| Refusal::runc("OCI runtime exec failed", &error))?;
-        Ok((pid, prepared.attach().await.map_err(failure)?))
+        let attached = prepared.attach().await.inspect_err(|_| {
+            // Nobody would ever hear of it. It only fails when it has just ended.
+            crate::sys::kill(pid, 9).ok();
+        });
+        Ok((pid, attached.map_err(failure)?))
     }
 
     fn exec_started(
