@@ -17,10 +17,12 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use thaw_config::{NodeConfig, SnapshotPolicy};
 use thaw_runc::{CreateOptions, Runc, RuncError};
 
+use crate::identify::Identify;
 use crate::outcome::{Outcome, Result as Way};
 use crate::record::Record;
 use crate::timeline::Timeline;
@@ -56,7 +58,7 @@ pub struct Request {
     pub terminal: bool,
     /// The client feeds standard input.
     pub stdin: bool,
-    /// containerd's gRPC socket.
+    /// containerd's gRPC socket; kept in the record, for a later capture.
     pub containerd: PathBuf,
     /// `--no-pivot`.
     pub no_pivot: bool,
@@ -104,6 +106,8 @@ pub struct Boot {
     /// The program that brings up the loopback interface when it is called as
     /// [`LOOPBACK_VERB`](crate::network::LOOPBACK_VERB): this very shim.
     pub helper: PathBuf,
+    /// Who knows the images of containers.
+    pub images: Arc<dyn Identify>,
 }
 
 /// A container that exists and does not run yet.
@@ -243,7 +247,7 @@ impl Boot {
         streams: &dyn Streams,
         timeline: &mut Timeline,
     ) -> Result<i32, CreateError> {
-        let stage = timeline.stage("create");
+        timeline.stage("create");
         rootfs.mount().map_err(|source| CreateError::Mount {
             path: request.bundle.join("rootfs"),
             source,
@@ -257,7 +261,6 @@ impl Boot {
                 request.id
             );
         }
-        timeline.end(stage);
         created
     }
 

@@ -18,7 +18,7 @@ use thaw_snapshot::Manifest;
 use thaw_store::{OpenError, PackError, PublishError};
 
 use crate::host::HostError;
-use crate::identify::{self, IdentifyError};
+use crate::identify::{Containerd, Identify as _, IdentifyError};
 use crate::key::KeyError;
 use crate::record::RecordError;
 use crate::rootfs::DiffError;
@@ -223,7 +223,10 @@ pub async fn capture(
 ) -> Result<Captured, CaptureError> {
     progress.step(Step::Identify);
     let donor = find::donor(config, request).await?;
-    let image = identify::image_of(&donor.container.containerd, &request.namespace, &request.id);
+    let containerd = Containerd {
+        socket: donor.container.containerd.clone(),
+    };
+    let image = containerd.image_of(&request.namespace, &request.id);
     let image = image.await.map_err(CaptureError::Identify)?;
     let host = find::host(config, &donor.runc).await?;
     let store = thaw_store::open(

@@ -4,9 +4,11 @@
 //! its root filesystem stands on. A name may have been pushed again since the container was made, so the image that
 //! the name means now only counts when the root filesystem stands on its layers.
 
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::images_client::ImagesClient;
@@ -106,36 +108,53 @@ pub enum IdentifyError {
     },
 }
 
-/// Asks containerd which image the container `id` was made from.
-///
-/// # Errors
-/// See [`IdentifyError`].
-pub async fn image_of(socket: &Path, namespace: &str, id: &str) -> Result<ImageFacts, IdentifyError> {
-    let channel = containerd_client::connect(socket)
-        .await
-        .map_err(|source| IdentifyError::Connect {
-            path: socket.to_owned(),
-            source,
-        })?;
-    let caller = Caller {
-        channel,
-        namespace: namespace.to_owned(),
-    };
-    let container = caller.container(id).await?;
-    if container.image.is_empty() {
-        return Err(IdentifyError::NoImage);
+/// Who knows which image a container was made from.
+#[async_trait]
+pub trait Identify: fmt::Debug + Send + Sync {
+    /// The image of the container `id` in the containerd namespace `namespace`.
+    ///
+    /// # Errors
+    /// See [`IdentifyError`].
+    async fn image_of(&self, namespace: &str, id: &str) -> Result<ImageFacts, IdentifyError>;
+}
+
+/// containerd itself.
+#[derive(Debug, Clone)]
+pub struct Containerd {
+    /// Its gRPC socket.
+    pub socket: PathBuf,
+}
+
+#[async_trait]
+impl Identify for Containerd {
+    async fn image_of(&self, namespace: &str, id: &str) -> Result<ImageFacts, IdentifyError> {
+        let channel =
+            containerd_client::connect(&self.socket)
+                .await
+                .map_err(|source| IdentifyError::Connect {
+                    path: self.socket.clone(),
+                    source,
+                })?;
+        let caller = Caller {
+            channel,
+            namespace: namespace.to_owned(),
+        };
+        let container = caller.container(id).await?;
+        if container.image.is_empty() {
+            return Err(IdentifyError::NoImage);
+        }
+        let (target, image) = caller.manifest_of(&container.image).await?;
+        let config: ImageConfiguration = caller.document(&image.config).await?;
+        let chain_id = chain_id(config.rootfs().diff_ids())?;
+        caller.check_parent(&container, chain_id).await?;
+        Ok(ImageFacts {
+            name: container.image,
+            target,
+            manifest: image.digest,
+            config: digest(image.config.digest().as_ref())?,
+            chain_id,
+        })
     }
-    let (target, image) = caller.manifest_of(&container.image).await?;
-    let config: ImageConfiguration = caller.document(&image.config).await?;
-    let chain_id = chain_id(config.rootfs().diff_ids())?;
-    caller.check_parent(&container, chain_id).await?;
-    Ok(ImageFacts {
-        name: container.image,
-        target,
-        manifest: image.digest,
-        config: digest(image.config.digest().as_ref())?,
-        chain_id,
-    })
 }
 
 struct Manifest {

@@ -45,7 +45,8 @@ pub enum Result {
 /// One stage of a boot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
-    /// `identify`, `lookup`, `fetch`, `verify`, `rewrite`, `rootfs`, `restore`, `undo`, `create`, `resume`.
+    /// `eligible`, `identify`, `lookup`, `host`, `fetch`, `verify`, `rewrite`, `rootfs`, `restore`, `limits`, `undo`,
+    /// `create`.
     pub name: String,
     /// Wall time in milliseconds.
     pub ms: f64,

@@ -13,6 +13,8 @@ use crate::outcome::{Bytes, Outcome, Result as Way, Stage};
 pub(crate) struct Timeline {
     created: OffsetDateTime,
     stages: Vec<Stage>,
+    /// The stage that runs now.
+    running: Option<(&'static str, Instant)>,
     reason: Option<(&'static str, String)>,
     /// Path of the key that was looked up.
     pub(crate) key: Option<String>,
@@ -22,18 +24,12 @@ pub(crate) struct Timeline {
     pub(crate) bytes: Bytes,
 }
 
-/// A stage that has begun.
-#[derive(Debug)]
-pub(crate) struct Running {
-    name: &'static str,
-    since: Instant,
-}
-
 impl Timeline {
     pub(crate) fn start() -> Self {
         Self {
             created: OffsetDateTime::now_utc(),
             stages: Vec::new(),
+            running: None,
             reason: None,
             key: None,
             snapshot: None,
@@ -41,29 +37,21 @@ impl Timeline {
         }
     }
 
-    /// A stage begins.
-    #[must_use]
-    pub(crate) fn stage(&self, name: &'static str) -> Running {
-        Running {
-            name,
-            since: Instant::now(),
+    /// A stage begins, which ends the one before. A stage that fails ends with the next one too, so that its time is
+    /// not lost.
+    pub(crate) fn stage(&mut self, name: &'static str) {
+        self.end();
+        self.running = Some((name, Instant::now()));
+    }
+
+    fn end(&mut self) {
+        if let Some((name, since)) = self.running.take() {
+            let ms = since.elapsed().as_secs_f64() * 1e3;
+            self.stages.push(Stage {
+                name: name.to_owned(),
+                ms: (ms * 1e3).round() / 1e3,
+            });
         }
-    }
-
-    pub(crate) fn end(&mut self, stage: Running) {
-        let ms = stage.since.elapsed().as_secs_f64() * 1e3;
-        self.stages.push(Stage {
-            name: stage.name.to_owned(),
-            ms: (ms * 1e3).round() / 1e3,
-        });
-    }
-
-    /// Runs one step as a stage.
-    pub(crate) async fn time<T>(&mut self, name: &'static str, step: impl Future<Output = T>) -> T {
-        let stage = self.stage(name);
-        let done = step.await;
-        self.end(stage);
-        done
     }
 
     /// Why the container is not restored.
@@ -71,7 +59,8 @@ impl Timeline {
         self.reason = Some((reason.code(), reason.words()));
     }
 
-    pub(crate) fn finish(self, request: &Request, way: Way) -> Outcome {
+    pub(crate) fn finish(mut self, request: &Request, way: Way) -> Outcome {
+        self.end();
         let (reason, detail) = match self.reason {
             Some((code, words)) => (code.to_owned(), words),
             None => ("restored".to_owned(), "restored from a snapshot".to_owned()),

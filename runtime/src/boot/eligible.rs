@@ -42,7 +42,7 @@ pub(super) fn check(
     rootfs: &dyn Rootfs,
     timeline: &mut Timeline,
 ) -> Result<Eligible, Reason> {
-    let stage = timeline.stage("eligible");
+    timeline.stage("eligible");
     let bundle = read_bundle(&request.bundle).map_err(Reason::Spec)?;
     let none = HashMap::new();
     let annotations = bundle.spec.annotations().as_ref().unwrap_or(&none);
@@ -57,7 +57,6 @@ pub(super) fn check(
         return Err(Reason::Never);
     }
     let upper = check_namespaces(&bundle.spec).and_then(|()| fresh_upper(rootfs));
-    timeline.end(stage);
     Ok(Eligible {
         bundle,
         policy,

@@ -34,7 +34,7 @@ pub(super) async fn local(
         policy,
         upper,
     } = candidate;
-    let stage = timeline.stage("fetch");
+    timeline.stage("fetch");
     let root = boot.config.cache.clone();
     let wanted = manifest.clone();
     let cached = tokio::task::spawn_blocking(move || {
@@ -57,7 +57,6 @@ pub(super) async fn local(
             fetched.entry
         }
     };
-    timeline.end(stage);
     Ok(Fetched {
         entry,
         manifest,

@@ -11,7 +11,6 @@ use thaw_store::{Store, StoreOptions};
 
 use super::eligible::Eligible;
 use super::{Boot, Reason, Request};
-use crate::identify;
 use crate::key::{Bundle, key_of};
 use crate::timeline::Timeline;
 
@@ -37,20 +36,19 @@ pub(super) async fn find(
         upper,
     } = eligible;
     let deadlines = &boot.config.deadlines;
-    let asked = identify::image_of(&request.containerd, &request.namespace, &request.id);
-    let asked = timeline
-        .time("identify", within("identify", deadlines.identify, asked))
-        .await?;
+    let asked = boot.images.image_of(&request.namespace, &request.id);
+    timeline.stage("identify");
+    let asked = within("identify", deadlines.identify, asked).await?;
     let image = asked.map_err(Reason::Identify)?;
     let key = key_of(&request.namespace, &image, &bundle.spec, request.stdin);
     timeline.key = Some(key.path());
 
+    timeline.stage("lookup");
     let store = open(boot, &policy)?;
     let asked = thaw_store::lookup(&*store, &key);
-    let asked = timeline
-        .time("lookup", within("lookup", deadlines.lookup, asked))
-        .await?;
+    let asked = within("lookup", deadlines.lookup, asked).await?;
     let document = asked.map_err(Reason::Lookup)?.ok_or(Reason::Miss)?;
+    timeline.stage("host");
     let host = host_facts(boot).await?;
     let manifest = best(&document, &key, &host)?;
     timeline.snapshot = Some(manifest.id().to_string());

@@ -42,9 +42,8 @@ pub(super) async fn run(
         tidy(&prepared);
         return tried.map_err(Failed::Clean);
     };
-    let stage = timeline.stage("undo");
+    timeline.stage("undo");
     let undone = undo(boot, request, container, &prepared, before).await;
-    timeline.end(stage);
     match undone {
         Ok(()) => Err(Failed::Clean(reason)),
         Err(error) => Err(Failed::Stuck(reason, error)),
@@ -59,19 +58,18 @@ async fn attempt(
     prepared: &Prepared,
     timeline: &mut Timeline,
 ) -> Result<Restored, Reason> {
-    let stage = timeline.stage("rootfs");
+    timeline.stage("rootfs");
     if let Some(tar) = &prepared.rootfs {
         timeline.bytes.rootfs = apply(tar, &prepared.upper).await?;
     }
     container.mount().map_err(Reason::Mount)?;
-    timeline.end(stage);
-    let pid = timeline
-        .time("restore", restore(boot, request, streams, prepared))
-        .await?;
+    timeline.stage("restore");
+    let pid = restore(boot, request, streams, prepared).await?;
     timeline.bytes.pages = prepared.page_bytes;
     if let Some(limits) = &prepared.limits {
+        timeline.stage("limits");
         let set = boot.runc.update(&request.id, limits.clone());
-        timeline.time("limits", set).await.map_err(Reason::Limits)?;
+        set.await.map_err(Reason::Limits)?;
     }
     if !Path::new(&format!("/proc/{pid}")).exists() {
         return Err(Reason::Gone { pid });

@@ -50,15 +50,11 @@ pub(super) async fn apply(
     verified: Verified,
     timeline: &mut Timeline,
 ) -> Result<Prepared, Reason> {
-    let stage = timeline.stage("rewrite");
+    timeline.stage("rewrite");
     let record = Record::new(&boot.config.state, &request.namespace, &request.id);
     let (helper, container_bundle) = (boot.helper.clone(), request.bundle.clone());
     let work = tokio::task::spawn_blocking(move || prepare(&record, &helper, &container_bundle, verified));
-    let prepared = work
-        .await
-        .map_err(|_error| Reason::Thread { step: "rewrite" })??;
-    timeline.end(stage);
-    Ok(prepared)
+    work.await.map_err(|_error| Reason::Thread { step: "rewrite" })?
 }
 
 fn prepare(

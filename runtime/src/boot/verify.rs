@@ -26,7 +26,7 @@ pub(super) struct Verified {
 }
 
 pub(super) async fn check(fetched: Fetched, timeline: &mut Timeline) -> Result<Verified, Reason> {
-    let stage = timeline.stage("verify");
+    timeline.stage("verify");
     let checked = tokio::task::spawn_blocking(move || {
         let Fetched {
             entry,
@@ -48,11 +48,9 @@ pub(super) async fn check(fetched: Fetched, timeline: &mut Timeline) -> Result<V
             upper,
         })
     });
-    let verified = checked
+    checked
         .await
-        .map_err(|_error| Reason::Thread { step: "verify" })??;
-    timeline.end(stage);
-    Ok(verified)
+        .map_err(|_error| Reason::Thread { step: "verify" })?
 }
 
 /// CRIU computes offsets from the page maps alone; with another page file it would read other pages, or past the end.

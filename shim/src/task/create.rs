@@ -86,6 +86,7 @@ impl Shim {
             config: node_config(),
             runc: runc.clone(),
             helper: std::env::current_exe().unwrap_or_default(),
+            images: Arc::new(thaw_runtime::identify::Containerd { socket: self.containerd.clone() }),
         };
         let created = boot
             .create(&boot_request, &rootfs, &prepared)
