@@ -38,21 +38,26 @@ impl Shim {
     pub(super) async fn resume(&self, id: &str) -> Result<(), Refusal> {
         let container = self.container(id)?;
         let _turn = container.turn.lock().await;
-        container.state().init.phase.allow(Verb::Resume)?;
-        container
-            .runc
-            .resume(id)
-            .await
-            .map_err(|error| Refusal::runc("OCI runtime resume failed", &error))?;
-        let mut state = container.state();
-        if state.init.phase == Phase::Paused {
-            state.init.phase = Phase::Running;
+        {
+            let mut state = container.state();
+            state.init.phase.allow(Verb::Resume)?;
+            // What was killed while it was frozen dies now; that must be told after the event of this call.
+            state.init.starting = true;
         }
-        let event = TaskResumed {
-            container_id: id.to_owned(),
-            ..TaskResumed::default()
-        };
-        self.events.publish(TASK_RESUMED_EVENT_TOPIC, &event);
-        Ok(())
+        let resumed = container.runc.resume(id).await;
+        let mut state = container.state();
+        state.init.starting = false;
+        if resumed.is_ok() {
+            state.init.phase = Phase::Running;
+            let event = TaskResumed {
+                container_id: id.to_owned(),
+                ..TaskResumed::default()
+            };
+            self.events.publish(TASK_RESUMED_EVENT_TOPIC, &event);
+        }
+        if let Some(end) = state.init.early.take() {
+            self.ended(&container, &mut state, "", end);
+        }
+        resumed.map_err(|error| Refusal::runc("OCI runtime resume failed", &error))
     }
 }

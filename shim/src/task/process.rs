@@ -41,7 +41,7 @@ pub(super) struct Process {
     /// The OCI process, as JSON; empty for init.
     pub(super) oci: Vec<u8>,
     pub(super) streams: Option<Attached>,
-    /// Start is on its way: an exit waits in `early` until the start event is out.
+    /// Start or Resume is on its way: an exit waits in `early` until its event is out.
     pub(super) starting: bool,
     pub(super) early: Option<End>,
     end: watch::Sender<Option<End>>,
