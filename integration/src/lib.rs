@@ -1,1 +1,32 @@
 //! Proof on real containerd, runc, CRIU and object stores.
+//!
+//! The tests in `tests/` are scripts over this small fixture. They run inside the lab (`hack/lab`), as root, one after
+//! another; elsewhere each of them skips and says so. Nothing of thaw is linked in: the tests drive the built
+//! binaries as a user does, by `ctr`, `thaw` and the files that they document.
+//!
+//! ```text
+//! Lab::enter(name)      a store, a cache and a configuration of the test's own; what the node looks like before
+//!   .python("donor")    a container, removed by its exact id when dropped
+//!   .capture(&donor)    thaw capture
+//!   .done()             the node has to look as before
+//! ```
+
+mod command;
+mod console;
+mod container;
+mod containerd;
+pub mod forge;
+pub mod http;
+mod inventory;
+mod lab;
+mod netns;
+mod wait;
+
+pub use command::{Background, Ran, ok, run, run_within, spawn};
+pub use console::Console;
+pub use container::{Container, Outcome, Python, Run, STOCK, Stage, THAW};
+pub use containerd::{Events, restart_containerd};
+pub use inventory::{Inventory, processes};
+pub use lab::Lab;
+pub use netns::{Bridge, Netns};
+pub use wait::until;

@@ -1,0 +1,186 @@
+//! The lab as one test sees it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::command::{ok, run};
+use crate::container::{Container, Python, Run};
+use crate::inventory::Inventory;
+use crate::wait::until;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+const CONFIG: &str = "/etc/thaw/config.toml";
+/// A store with one snapshot of the Python server, made once for all tests of a lab.
+const GOLDEN: &str = "/var/lib/thaw/golden";
+
+/// A store, a cache and a configuration of one test's own; removed when dropped.
+#[derive(Debug)]
+pub struct Lab {
+    directory: PathBuf,
+    before: Inventory,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Lab {
+    /// Enters, or says that `name` is skipped because this is no lab.
+    ///
+    /// # Panics
+    /// When the lab can't be used.
+    #[must_use]
+    pub fn enter(name: &str) -> Option<Self> {
+        if std::env::var_os("THAW_LAB").is_none() {
+            skip(name, "not in the lab, see hack/test");
+            return None;
+        }
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Self::new(name, turn).unwrap_or_else(|error| panic!("enter the lab: {error:#}")))
+    }
+
+    /// As [`Lab::enter`], where there is an S3 server too.
+    ///
+    /// # Panics
+    /// When the lab can't be used.
+    #[must_use]
+    pub fn enter_with_s3(name: &str) -> Option<Self> {
+        if std::env::var_os("AWS_ENDPOINT").is_none() {
+            skip(name, "the lab has no S3 server (--s3)");
+            return None;
+        }
+        Self::enter(name)
+    }
+
+    fn new(name: &str, turn: MutexGuard<'static, ()>) -> Result<Self> {
+        let directory = PathBuf::from(format!("/var/lib/thaw/test-{}", name.replace("::", "-")));
+        fs::create_dir_all(&directory)?;
+        fs::create_dir_all("/etc/thaw")?;
+        let lab = Self { directory, before: Inventory::take()?, _turn: turn };
+        lab.configure("")?;
+        Ok(lab)
+    }
+
+    /// The store's folder.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.directory.join("store")
+    }
+
+    /// A path of the test's own.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Writes the node's configuration: the test's own store and cache, and these top-level keys.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn configure(&self, keys: &str) -> Result<()> {
+        self.configure_store(&format!("file://{}", self.store().display()), keys)
+    }
+
+    /// As [`Lab::configure`] with another store.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn configure_store(&self, url: &str, keys: &str) -> Result<()> {
+        let cache = self.directory.join("cache");
+        Ok(fs::write(CONFIG, format!("cache = {cache:?}\nstore.url = {url:?}\n{keys}\n"))?)
+    }
+
+    /// Empties this node's cache.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub fn empty_cache(&self) -> Result<()> {
+        remove(&self.directory.join("cache"))
+    }
+
+    /// What to run for a Python server with a small heap.
+    #[must_use]
+    pub fn python_run(&self, id: &str) -> Run {
+        Run::new(id, "python").flags(&["--env", "HEAP_MB=8", "--hostname", id])
+    }
+
+    /// A Python server that answers.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn python(&self, id: &str) -> Result<Python> {
+        Python::ready(self.python_run(id).start()?)
+    }
+
+    /// Puts a snapshot of the Python server into the store.
+    ///
+    /// # Errors
+    /// When it can't be captured.
+    pub fn with_snapshot(&self) -> Result<()> {
+        if !Path::new(GOLDEN).exists() {
+            let unfinished = format!("{GOLDEN}.part");
+            remove(Path::new(&unfinished))?;
+            let donor = self.python("golden")?;
+            ok(&["thaw", "capture", "--store", &format!("file://{unfinished}"), donor.container.id()])?;
+            fs::rename(unfinished, GOLDEN)?;
+        }
+        remove(&self.store())?;
+        let store = self.store().display().to_string();
+        ok(&["cp", "--archive", GOLDEN, &store])?;
+        self.empty_cache()
+    }
+
+    /// `thaw capture`, and what it says.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn capture(&self, container: &Container, flags: &[&str]) -> Result<Value> {
+        let mut words = vec!["thaw", "capture", "-o", "json", container.id()];
+        words.extend(flags);
+        Ok(serde_json::from_str(&ok(&words)?)?)
+    }
+
+    /// Fails with what the test has left behind on the node.
+    ///
+    /// # Errors
+    /// The list.
+    pub fn done(self) -> Result<()> {
+        self.nothing_left()
+    }
+
+    /// As [`Lab::done`], in the middle of a test.
+    ///
+    /// # Errors
+    /// The list.
+    pub fn nothing_left(&self) -> Result<()> {
+        let mut last = Ok(());
+        let waited = until("the node as it was", Duration::from_secs(5), || {
+            last = Inventory::take()?.same_as(&self.before);
+            Ok(last.is_ok().then_some(()))
+        });
+        match waited {
+            Ok(()) => Ok(()),
+            Err(error) => last.context(error),
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        remove(Path::new(CONFIG)).ok();
+        remove(&self.directory).ok();
+    }
+}
+
+/// A file or a folder with all that is in it.
+fn remove(path: &Path) -> Result<()> {
+    let path = path.to_str().context("a path that is no text")?;
+    run(&["rm", "--recursive", "--force", path])?.ok().map(drop)
+}
+
+#[expect(clippy::print_stdout, reason = "hack/test reads these lines")]
+fn skip(name: &str, reason: &str) {
+    println!("SKIP {name}: {reason}");
+}
