@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
-use thaw_config::{NodeConfig, SnapshotPolicy};
+use thaw_config::{ConfigError, NodeConfig, SnapshotPolicy};
 use thaw_runc::{CreateOptions, Runc, RuncError};
 
 use crate::identify::Identify;
@@ -99,8 +99,10 @@ pub trait Streams: fmt::Debug + Send + Sync {
 /// Creates containers.
 #[derive(Debug)]
 pub struct Boot {
-    /// The node's configuration.
+    /// The node's configuration; the default one where what is written has a mistake.
     pub config: NodeConfig,
+    /// That mistake: no container is restored until it is mended.
+    pub mistake: Option<Arc<ConfigError>>,
     /// runc, as the caller's options have it.
     pub runc: Runc,
     /// The program that brings up the loopback interface when it is called as
@@ -182,39 +184,51 @@ impl Boot {
     ) -> Result<Created, CreateError> {
         let mut timeline = Timeline::start();
         let record = Record::new(&self.config.state, &request.namespace, &request.id);
-        let eligible = eligible::check(self, request, rootfs, &mut timeline);
-        let policy = eligible
-            .as_ref()
-            .map_or_else(Reason::policy, |found| found.policy.snapshot);
-        let tried = match eligible {
-            Ok(eligible) => {
-                self.try_restore(request, rootfs, streams, eligible, &mut timeline)
-                    .await
-            }
-            Err(reason) => Err(reason.into()),
-        };
-        let (pid, way, held) = match tried {
-            Ok(restored) => (restored.pid, Way::Restored, Some(restored.held)),
-            Err(Failed::Stuck(reason, error)) => {
-                log::error!("restore of {} failed: {}", request.id, reason.words());
+        let brought = self.bring_up(request, rootfs, streams, &mut timeline).await;
+        let (pid, held) = match brought {
+            Ok(up) => up,
+            Err(error) => {
+                if let Err(error) = record.remove() {
+                    log::warn!("remove {}: {error}", record.directory().display());
+                }
                 return Err(error);
             }
-            Err(Failed::Clean(reason)) => {
-                timeline.reason(&reason);
-                if policy == SnapshotPolicy::Required {
-                    return Err(CreateError::Required(reason));
-                }
-                (
-                    self.cold(request, rootfs, streams, &mut timeline).await?,
-                    Way::Cold,
-                    None,
-                )
-            }
         };
+        let way = if held.is_some() { Way::Restored } else { Way::Cold };
         let outcome = timeline.finish(request, way);
         record.write(request, &self.runc, &outcome);
         log::log!(outcome.level(), "{}", outcome.summary());
         Ok(Created { pid, outcome, held })
+    }
+
+    async fn bring_up(
+        &self,
+        request: &Request,
+        rootfs: &dyn Rootfs,
+        streams: &dyn Streams,
+        timeline: &mut Timeline,
+    ) -> Result<(i32, Option<Held>), CreateError> {
+        let (required, tried) = match eligible::check(self, request, rootfs, timeline) {
+            Ok(eligible) => (
+                eligible.policy.snapshot == SnapshotPolicy::Required,
+                self.try_restore(request, rootfs, streams, eligible, timeline)
+                    .await,
+            ),
+            Err(refused) => (refused.required, Err(Failed::Clean(refused.reason))),
+        };
+        match tried {
+            Ok(restored) => Ok((restored.pid, Some(restored.held))),
+            Err(Failed::Stuck(reason, error)) => {
+                log::error!("restore of {} failed: {}", request.id, reason.words());
+                Err(error)
+            }
+            Err(Failed::Clean(reason)) if required => Err(CreateError::Required(reason)),
+            Err(Failed::Clean(reason)) => {
+                timeline.reason(&reason);
+                let pid = self.cold(request, rootfs, streams, timeline).await?;
+                Ok((pid, None))
+            }
+        }
     }
 
     /// runc, with the node's CRIU.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use thaw_config::{Policy, SnapshotPolicy};
@@ -25,6 +26,15 @@ pub(crate) struct Eligible {
     pub(crate) upper: PathBuf,
 }
 
+/// A container that may not.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// Why.
+    pub(super) reason: Reason,
+    /// It must not start cold in spite of that.
+    pub(super) required: bool,
+}
+
 /// The network that a container gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Network {
@@ -41,26 +51,40 @@ pub(super) fn check(
     request: &Request,
     rootfs: &dyn Rootfs,
     timeline: &mut Timeline,
-) -> Result<Eligible, Reason> {
+) -> Result<Eligible, Refused> {
     timeline.stage("eligible");
-    let bundle = read_bundle(&request.bundle).map_err(Reason::Spec)?;
+    let refuse = |required, reason| Refused { reason, required };
+    let bundle = read_bundle(&request.bundle).map_err(|error| {
+        refuse(
+            boot.config.policy == SnapshotPolicy::Required,
+            Reason::Spec(error),
+        )
+    })?;
     let none = HashMap::new();
     let annotations = bundle.spec.annotations().as_ref().unwrap_or(&none);
     if annotations
         .get(CONTAINER_TYPE)
         .is_some_and(|kind| kind == "sandbox")
     {
-        return Err(Reason::Ineligible(Ineligible::Sandbox));
+        // Also where the node requires snapshots: there is none of a pause container, and no pod without one.
+        return Err(refuse(false, Reason::Ineligible(Ineligible::Sandbox)));
     }
-    let policy = Policy::resolve(&boot.config, annotations).map_err(Reason::Annotation)?;
+    let policy = Policy::resolve(&boot.config, annotations)
+        .map_err(|error| refuse(error.required, Reason::Annotation(error)))?;
     if policy.snapshot == SnapshotPolicy::Never {
-        return Err(Reason::Never);
+        return Err(refuse(false, Reason::Never));
     }
-    let upper = check_namespaces(&bundle.spec).and_then(|()| fresh_upper(rootfs));
+    let required = policy.snapshot == SnapshotPolicy::Required;
+    if let Some(mistake) = &boot.mistake {
+        return Err(refuse(required, Reason::Config(Arc::clone(mistake))));
+    }
+    let upper = check_namespaces(&bundle.spec)
+        .and_then(|()| fresh_upper(rootfs))
+        .map_err(|kind| refuse(required, Reason::Ineligible(kind)))?;
     Ok(Eligible {
         bundle,
         policy,
-        upper: upper.map_err(Reason::Ineligible)?,
+        upper,
     })
 }
 

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use thaw_config::{ConfigError, PolicyError, SnapshotPolicy};
+use thaw_config::{ConfigError, PolicyError};
 use thaw_criu::pagemap::PagemapError;
 use thaw_criu::{CheckError, EditError, ReadError};
 use thaw_runc::RuncError;
@@ -26,7 +27,7 @@ pub enum Reason {
     Never,
     /// The node's configuration can't be used.
     #[error("read the configuration")]
-    Config(#[source] ConfigError),
+    Config(#[source] Arc<ConfigError>),
     /// An annotation can't be followed.
     #[error("follow the annotations")]
     Annotation(#[source] PolicyError),
@@ -158,9 +159,6 @@ pub enum Ineligible {
     /// The upper directory can't be read.
     #[error("read the upper directory of its root filesystem")]
     RootfsUnreadable(#[source] io::Error),
-    /// containerd itself asked for the restore of a checkpoint.
-    #[error("it was created from a checkpoint")]
-    Checkpoint,
 }
 
 impl Reason {
@@ -208,15 +206,6 @@ impl Reason {
     pub fn words(&self) -> String {
         chain(self)
     }
-
-    /// The policy that holds when the container was found not eligible for this reason.
-    pub(crate) fn policy(&self) -> SnapshotPolicy {
-        match self {
-            Self::Annotation(error) if error.required => SnapshotPolicy::Required,
-            Self::Ineligible(Ineligible::Sandbox) | Self::Never => SnapshotPolicy::Never,
-            _ => SnapshotPolicy::IfPresent,
-        }
-    }
 }
 
 impl Ineligible {
@@ -228,7 +217,6 @@ impl Ineligible {
             Self::HostNetwork => "host_network",
             Self::RootfsChanged => "rootfs_changed",
             Self::RootfsKind | Self::RootfsUnreadable(_) => "rootfs_unsupported",
-            Self::Checkpoint => "checkpoint_restore",
         }
     }
 }

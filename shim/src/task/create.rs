@@ -84,6 +84,7 @@ impl Shim {
         let _starting = self.registry.starting();
         let boot = Boot {
             config: node_config(),
+            mistake: None,
             runc: runc.clone(),
             helper: std::env::current_exe().unwrap_or_default(),
             images: Arc::new(thaw_runtime::identify::Containerd { socket: self.containerd.clone() }),
