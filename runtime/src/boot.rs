@@ -45,6 +45,9 @@ pub use rights::RightsError;
 pub(crate) use eligible::check_namespaces;
 pub(crate) use lookup::store_options;
 
+/// The file of the bundle in which runc writes the pid of init; the stock shim's name for it.
+const PID_FILE: &str = "init.pid";
+
 /// What containerd asked for, in plain words.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -281,7 +284,7 @@ impl Boot {
     async fn runc_create(&self, request: &Request, streams: &dyn Streams) -> Result<i32, CreateError> {
         let options = CreateOptions {
             bundle: request.bundle.clone(),
-            pid_file: request.bundle.join("init.pid"),
+            pid_file: request.bundle.join(PID_FILE),
             console_socket: streams.console_socket().map(Path::to_owned),
             no_pivot: request.no_pivot,
             no_new_keyring: request.no_new_keyring,

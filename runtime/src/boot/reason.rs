@@ -108,6 +108,9 @@ pub enum Reason {
     /// The root filesystem can't be mounted after they were applied.
     #[error("mount the root filesystem")]
     Mount(#[source] io::Error),
+    /// The standard streams can't be handed to runc.
+    #[error("hand over the standard streams")]
+    Streams(#[source] io::Error),
     /// CRIU or runc refused.
     #[error("restore the processes{}", criu.as_ref().map(|text| format!(" [CRIU: {text}]")).unwrap_or_default())]
     Restore {
@@ -196,7 +199,7 @@ impl Reason {
                 source: RuncError::Deadline { .. },
                 ..
             } => "restore_timeout",
-            Self::Restore { .. } | Self::Limits(_) | Self::Gone { .. } => "restore_failed",
+            Self::Streams(_) | Self::Restore { .. } | Self::Limits(_) | Self::Gone { .. } => "restore_failed",
             Self::Thread { .. } => "internal",
         }
     }

@@ -1,12 +1,13 @@
 //! Step 7: the processes come back, and are held. A failure is undone here.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use thaw_runc::{RestoreOptions, first_criu_error};
 
-use super::rewrite::Prepared;
-use super::{Boot, CreateError, Failed, Held, Reason, Request, Rootfs, Streams};
+use super::rewrite::{Prepared, discard};
+use super::{Boot, CreateError, Failed, Held, PID_FILE, Reason, Request, Rootfs, Streams};
 use crate::record::Record;
 use crate::rootfs::{self, Limits, Marks, RootAttributes};
 use crate::task::kill_tree;
@@ -33,13 +34,18 @@ pub(super) async fn run(
     prepared: Prepared,
     timeline: &mut Timeline,
 ) -> Result<Restored, Failed> {
-    let before = RootAttributes::of(&prepared.upper).map_err(|source| Reason::Prepare {
-        path: prepared.upper.clone(),
-        source,
-    })?;
+    let before = match before(&prepared.upper, &request.bundle) {
+        Ok(before) => before,
+        Err(reason) => {
+            discard(&prepared.directory);
+            return Err(reason.into());
+        }
+    };
     let tried = attempt(boot, request, container, streams, &prepared, timeline).await;
     let Err(reason) = tried else {
-        tidy(&prepared);
+        // The images and CRIU's temporary files are of no more use. The bundle stays: runc names it in its state.
+        discard(&prepared.images);
+        discard(&prepared.work);
         return tried.map_err(Failed::Clean);
     };
     timeline.stage("undo");
@@ -48,6 +54,21 @@ pub(super) async fn run(
         Ok(()) => Err(Failed::Clean(reason)),
         Err(error) => Err(Failed::Stuck(reason, error)),
     }
+}
+
+/// What an undo must know, and must not find.
+fn before(upper: &Path, bundle: &Path) -> Result<RootAttributes, Reason> {
+    let fail = |path: &Path| {
+        let path = path.to_owned();
+        |source| Reason::Prepare { path, source }
+    };
+    // What stands in it is killed when the restore fails, so it must be what this restore has written.
+    let pid_file = bundle.join(PID_FILE);
+    match fs::remove_file(&pid_file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(&pid_file)(error)),
+        _ => {}
+    }
+    RootAttributes::of(upper).map_err(fail(upper))
 }
 
 async fn attempt(
@@ -102,12 +123,12 @@ async fn restore(
         bundle: prepared.bundle.clone(),
         image_path: prepared.images.clone(),
         work_path: prepared.work.clone(),
-        pid_file: request.bundle.join("init.pid"),
+        pid_file: request.bundle.join(PID_FILE),
         console_socket: streams.console_socket().map(Path::to_owned),
         tcp_established: prepared.tcp_established,
         criu_config: prepared.criu_config.clone(),
     };
-    let stdio = streams.stdio().map_err(Reason::Surroundings)?;
+    let stdio = streams.stdio().map_err(Reason::Streams)?;
     let restored = boot
         .restorer()
         .restore(&request.id, &options, stdio, boot.config.deadlines.restore)
@@ -119,6 +140,7 @@ async fn restore(
 }
 
 /// Takes away everything that the try has made: processes, cgroup, runc's state, the changes in the root filesystem.
+/// Goes on when something does not give way, so that as little as possible stays; then answers the first error.
 async fn undo(
     boot: &Boot,
     request: &Request,
@@ -126,27 +148,27 @@ async fn undo(
     prepared: &Prepared,
     before: RootAttributes,
 ) -> Result<(), CreateError> {
-    if let Some(pid) = held_pid(&request.bundle.join("init.pid")) {
+    if let Some(pid) = held_pid(&request.bundle.join(PID_FILE)) {
         kill_tree(pid);
     }
     // A restore that failed has cleaned up after itself; one that was cut off has not. The container's mounts are
     // not in this mount namespace, so this can't reach its files.
-    boot.runc
-        .delete(&request.id, true)
-        .await
-        .map_err(CreateError::Runc)?;
+    let deleted = boot.runc.delete(&request.id, true).await;
     keep_log(boot, request, prepared);
-    tidy(prepared);
-    let at = |source| CreateError::Undo {
+    discard(&prepared.directory);
+    let emptied = empty(container, prepared.upper.clone(), before).await;
+    deleted.map_err(CreateError::Runc)?;
+    emptied.map_err(|source| CreateError::Undo {
         path: prepared.upper.clone(),
         source,
-    };
-    container.unmount().map_err(at)?;
-    let upper = prepared.upper.clone();
-    let cleared = tokio::task::spawn_blocking(move || rootfs::clear(&upper, &before)).await;
-    cleared
-        .map_err(|error| at(std::io::Error::other(error)))?
-        .map_err(at)
+    })
+}
+
+/// The root filesystem as the snapshotter had prepared it.
+async fn empty(container: &dyn Rootfs, upper: PathBuf, before: RootAttributes) -> io::Result<()> {
+    container.unmount()?;
+    let work = tokio::task::spawn_blocking(move || rootfs::clear(&upper, &before));
+    work.await.map_err(io::Error::other)?
 }
 
 /// The pid that runc wrote before something after it failed.
@@ -164,14 +186,5 @@ fn keep_log(boot: &Boot, request: &Request, prepared: &Prepared) {
         .join("restore.log");
     if let Err(error) = fs::rename(prepared.work.join("restore.log"), &kept) {
         log::debug!("keep CRIU's log as {}: {error}", kept.display());
-    }
-}
-
-/// The images and CRIU's temporary files are of no more use. The bundle stays: runc names it in its state.
-fn tidy(prepared: &Prepared) {
-    for directory in [&prepared.images, &prepared.work] {
-        if let Err(error) = fs::remove_dir_all(directory) {
-            log::warn!("remove {}: {error}", directory.display());
-        }
     }
 }

@@ -22,6 +22,8 @@ use crate::timeline::Timeline;
 /// Everything that `runc restore` reads, in a directory of this container's own.
 #[derive(Debug)]
 pub(super) struct Prepared {
+    /// All of it.
+    pub(super) directory: PathBuf,
     /// The bundle with the spec for the restore.
     pub(super) bundle: PathBuf,
     /// The images.
@@ -53,7 +55,10 @@ pub(super) async fn apply(
     timeline.stage("rewrite");
     let record = Record::new(&boot.config.state, &request.namespace, &request.id);
     let (helper, container_bundle) = (boot.helper.clone(), request.bundle.clone());
-    let work = tokio::task::spawn_blocking(move || prepare(&record, &helper, &container_bundle, verified));
+    let work = tokio::task::spawn_blocking(move || {
+        let directory = record.directory().join("restore");
+        prepare(&record, &helper, &container_bundle, verified).inspect_err(|_reason| discard(&directory))
+    });
     work.await.map_err(|_error| Reason::Thread { step: "rewrite" })?
 }
 
@@ -97,6 +102,7 @@ fn prepare(
         bundle: bundle_directory,
         images: images_directory,
         work: directory.join("work"),
+        directory,
         criu_config,
         tcp_established,
         limits: edited.limits,
@@ -170,6 +176,15 @@ fn give_identity(
 fn criu_options(tcp_established: bool) -> String {
     let tcp = if tcp_established { "" } else { "tcp-close\n" };
     format!("leave-stopped\n{tcp}")
+}
+
+/// Removes what was prepared in `directory`; no restore reads it.
+pub(super) fn discard(directory: &Path) {
+    if let Err(error) = fs::remove_dir_all(directory)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        log::warn!("remove {}: {error}", directory.display());
+    }
 }
 
 fn written(path: &Path, source: io::Error) -> Reason {
