@@ -6,9 +6,21 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use thaw_runc::Spawner;
 use thaw_snapshot::{CpuFacts, HostFacts};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe::Receiver;
+
+/// How long a program may take to tell its version; it takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The most that is read of what it prints.
+const OUTPUT_LIMIT: u64 = 64 << 10;
 
 /// Why the facts can't be told.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +34,12 @@ pub enum HostError {
         /// What the kernel answered.
         #[source]
         source: io::Error,
+    },
+    /// A program does not end.
+    #[error("learn the version of {} within {} ms", program.display(), PATIENCE.as_millis())]
+    Deadline {
+        /// The program.
+        program: PathBuf,
     },
     /// A program does not say its version.
     #[error("find a version in what {} prints", program.display())]
@@ -40,10 +58,10 @@ pub enum HostError {
     },
 }
 
-/// What was learned once, valid while the two programs are the same files and the state directory (which does not
-/// outlive a boot) is there.
+/// What was learned once, valid while the two programs are the same files and the machine was not booted again.
 #[derive(Debug, Serialize, Deserialize)]
 struct Remembered {
+    boot: String,
     programs: Vec<Program>,
     facts: HostFacts,
 }
@@ -55,22 +73,37 @@ struct Program {
     changed: (i64, i64),
 }
 
-/// The facts of this host, remembered in `state` so that only the first boot pays for asking. Blocks.
+/// The facts of this host, remembered in `state` so that only the first boot pays for asking.
+///
+/// The few files that it reads are in memory, so it reads them where it runs.
 ///
 /// # Errors
 /// See [`HostError`].
-pub(crate) fn facts(state: &Path, criu: &Path, runc: &Path) -> Result<HostFacts, HostError> {
+pub async fn facts(
+    state: &Path,
+    criu: &Path,
+    runc: &Path,
+    spawner: &dyn Spawner,
+) -> Result<HostFacts, HostError> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let boot = fs::read_to_string(path).map_err(|source| HostError::Read { path, source })?;
     let programs = vec![identity(criu)?, identity(runc)?];
     let memory = state.join("host.json");
     if let Some(known) = fs::read(&memory)
         .ok()
         .and_then(|text| serde_json::from_slice::<Remembered>(&text).ok())
+        && known.boot == boot
         && known.programs == programs
     {
         return Ok(known.facts);
     }
-    let facts = learn(criu, runc)?;
-    let known = Remembered { programs, facts };
+    let (criu, runc) = tokio::join!(version(criu, spawner), version(runc, spawner));
+    let facts = learn(criu?, runc?)?;
+    let known = Remembered {
+        boot,
+        programs,
+        facts,
+    };
     let temp = state.join(format!(".host.json.{}", std::process::id()));
     let kept = serde_json::to_vec(&known)
         .map_err(io::Error::from)
@@ -115,7 +148,7 @@ pub(crate) fn directory(program: &Path) -> Option<PathBuf> {
         .map(Path::to_owned)
 }
 
-fn learn(criu: &Path, runc: &Path) -> Result<HostFacts, HostError> {
+fn learn(criu: String, runc: String) -> Result<HostFacts, HostError> {
     let uname = nix::sys::utsname::uname().map_err(|errno| HostError::Read {
         path: "uname",
         source: errno.into(),
@@ -126,8 +159,8 @@ fn learn(criu: &Path, runc: &Path) -> Result<HostFacts, HostError> {
         .unwrap_or(4096);
     Ok(HostFacts {
         kernel: uname.release().to_string_lossy().into_owned(),
-        criu: version(criu)?,
-        runc: version(runc)?,
+        criu,
+        runc,
         cpu: cpu()?,
         cgroup: cgroup().to_owned(),
         lsm: lsm().to_owned(),
@@ -136,16 +169,8 @@ fn learn(criu: &Path, runc: &Path) -> Result<HostFacts, HostError> {
 }
 
 /// The first word of digits and dots that `PROGRAM --version` prints: `Version: 4.2.1`, `runc version 1.3.6+ds1`.
-fn version(program: &Path) -> Result<String, HostError> {
-    let output = Command::new(program)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| HostError::Run {
-            program: program.to_owned(),
-            source,
-        })?;
-    let text = String::from_utf8_lossy(&output.stdout);
+async fn version(program: &Path, spawner: &dyn Spawner) -> Result<String, HostError> {
+    let text = print_version(program, spawner).await?;
     text.split_whitespace()
         .find(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.'))
         .map(|word| {
@@ -156,6 +181,40 @@ fn version(program: &Path) -> Result<String, HostError> {
         .ok_or_else(|| HostError::Version {
             program: program.to_owned(),
         })
+}
+
+/// Through the spawner, since the shim's reaper would take the exit status of any other child.
+async fn print_version(program: &Path, spawner: &dyn Spawner) -> Result<String, HostError> {
+    let fail = |source| HostError::Run {
+        program: program.to_owned(),
+        source,
+    };
+    let mut command = Command::new(program);
+    command
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let (mut child, exit) = spawner.spawn(&mut command).map_err(fail)?;
+    // It holds our copy of the child's end of the pipe; without this there would be no end of output.
+    drop(command);
+    let work = async {
+        let mut text = Vec::new();
+        if let Some(pipe) = child.stdout.take() {
+            let pipe = Receiver::from_owned_fd(pipe.into())?;
+            pipe.take(OUTPUT_LIMIT).read_to_end(&mut text).await?;
+        }
+        exit.await?;
+        Ok(text)
+    };
+    let Ok(printed) = tokio::time::timeout(PATIENCE, work).await else {
+        // Only fails when it has just ended by itself.
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).ok();
+        return Err(HostError::Deadline {
+            program: program.to_owned(),
+        });
+    };
+    Ok(String::from_utf8_lossy(&printed.map_err(fail)?).into_owned())
 }
 
 fn cpu() -> Result<CpuFacts, HostError> {

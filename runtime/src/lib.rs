@@ -10,7 +10,7 @@ pub mod outcome;
 pub mod record;
 pub mod rootfs;
 pub mod network;
-mod host;
+pub mod host;
 mod key;
 mod task;
 mod timeline;

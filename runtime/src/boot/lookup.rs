@@ -87,15 +87,9 @@ pub(crate) fn store_options(node: &thaw_config::Store) -> StoreOptions {
 
 async fn host_facts(boot: &Boot) -> Result<HostFacts, Reason> {
     let config = &boot.config;
-    let (state, criu, runc) = (
-        config.state.clone(),
-        config.criu.clone(),
-        boot.runc.binary.clone(),
-    );
-    let learned = tokio::task::spawn_blocking(move || crate::host::facts(&state, &criu, &runc)).await;
-    learned
-        .map_err(|_error| Reason::Thread { step: "host" })?
-        .map_err(Reason::Host)
+    let runc = &boot.runc;
+    let learned = crate::host::facts(&config.state, &config.criu, &runc.binary, &*runc.spawner).await;
+    learned.map_err(Reason::Host)
 }
 
 fn best(document: &KeyDocument, key: &Key, host: &HostFacts) -> Result<Manifest, Reason> {

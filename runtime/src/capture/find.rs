@@ -74,11 +74,8 @@ pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Dono
 }
 
 pub(super) async fn host(config: &NodeConfig, runc: &Runc) -> Result<HostFacts, CaptureError> {
-    let (state, criu, runc) = (config.state.clone(), config.criu.clone(), runc.binary.clone());
-    let learned = tokio::task::spawn_blocking(move || host::facts(&state, &criu, &runc)).await;
-    learned
-        .map_err(|_error| CaptureError::Thread { step: "host" })?
-        .map_err(CaptureError::Host)
+    let learned = host::facts(&config.state, &config.criu, &runc.binary, &*runc.spawner).await;
+    learned.map_err(CaptureError::Host)
 }
 
 fn is_connected(table: &str) -> bool {
