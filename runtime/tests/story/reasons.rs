@@ -1,0 +1,167 @@
+//! One story for each way in which a restore can fail.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use thaw_config::{NodeConfig, SnapshotPolicy};
+
+use super::donor::Donor;
+use super::world::{Images, World};
+
+/// A way to fail.
+#[derive(Clone, Copy)]
+pub(crate) struct Story {
+    /// What the outcome must say.
+    pub(crate) code: &'static str,
+    /// Changes the snapshot before it is published, or the spec of donor and clone.
+    pub(crate) donor: fn(&mut Donor, &mut World),
+    /// Changes the clone or the node afterwards.
+    pub(crate) clone: fn(&mut World),
+}
+
+const fn at_donor(code: &'static str, donor: fn(&mut Donor, &mut World)) -> Story {
+    Story {
+        code,
+        donor,
+        clone: |_| {},
+    }
+}
+
+const fn at_clone(code: &'static str, clone: fn(&mut World)) -> Story {
+    Story {
+        code,
+        donor: |_, _| {},
+        clone,
+    }
+}
+
+/// All but `internal`, which says that a thread of ours panicked.
+pub(crate) const STORIES: [Story; 36] = [
+    at_clone("policy_never", |world| {
+        world.config.policy = SnapshotPolicy::Never
+    }),
+    at_clone("sandbox", |world| {
+        world.annotate("io.kubernetes.cri.container-type", "sandbox")
+    }),
+    at_clone("config_invalid", |world| {
+        let variables = [("THAW_POLICY".to_owned(), "perhaps".to_owned())];
+        let loaded = NodeConfig::load_from(None, &world.path("nowhere"), variables);
+        world.mistake = Some(Arc::new(loaded.unwrap_err()));
+    }),
+    at_clone("annotation_invalid", |world| {
+        world.annotate("thaw.dev/tcp", "perhaps")
+    }),
+    at_clone("pid_namespace", |world| {
+        namespaces(world).retain(|namespace| namespace["type"] != "pid")
+    }),
+    at_clone("pid_namespace", |world| {
+        let pid = namespaces(world)
+            .iter_mut()
+            .find(|namespace| namespace["type"] == "pid");
+        pid.unwrap()["path"] = json!("/proc/1/ns/pid");
+    }),
+    at_clone("user_namespace", |world| {
+        namespaces(world).push(json!({"type": "user"}))
+    }),
+    at_clone("host_network", |world| {
+        namespaces(world).retain(|namespace| namespace["type"] != "network")
+    }),
+    at_clone("rootfs_changed", |world| {
+        fs::write(world.upper().join("own"), "of an earlier run").unwrap()
+    }),
+    at_clone("rootfs_unsupported", |world| world.rootfs.plain = true),
+    at_clone("rootfs_unsupported", |world| {
+        fs::remove_dir(world.upper()).unwrap()
+    }),
+    at_clone("spec_unreadable", |world| {
+        world.spec = Value::Null;
+        // Its annotations can't be read, so only the node can have required a restore.
+        fs::write(world.path("bundle/config.json"), "{").unwrap();
+    }),
+    at_clone("image_unknown", |world| world.images = Arc::new(Images::None)),
+    at_clone("image_moved", |world| world.images = Arc::new(Images::Gone)),
+    at_clone("identify_failed", |world| {
+        world.images = Arc::new(Images::Refused)
+    }),
+    at_clone("identify_timeout", |world| {
+        world.images = Arc::new(Images::Silent);
+        world.config.deadlines.identify = Duration::from_millis(20);
+    }),
+    at_clone("store_invalid", |world| {
+        fs::write(world.path("file"), "").unwrap();
+        let url = format!("file://{}/store", world.path("file").display());
+        world.config.store.url = url.parse().unwrap();
+    }),
+    at_clone("lookup_failed", |world| {
+        let document = key_document(world);
+        fs::remove_file(&document).unwrap();
+        fs::create_dir(document).unwrap();
+    }),
+    at_clone("lookup_timeout", |world| {
+        // No network answers at once.
+        world.config.store.url = "s3://bucket/thaw".parse().unwrap();
+        world.config.store.endpoint = Some("http://192.0.2.1:9".parse().unwrap());
+        world.config.store.allow_http = true;
+        world.config.deadlines.lookup = Duration::ZERO;
+    }),
+    at_clone("no_snapshot", |world| {
+        world.spec["process"]["args"] = json!(["another"])
+    }),
+    at_clone("manifest_invalid", |world| {
+        fs::write(key_document(world), "{\"format\": 99}").unwrap()
+    }),
+    at_clone("host_unfit", |world| world.config.criu = world.path("bin/none")),
+    at_donor("host_mismatch", |donor, _| donor.rare_feature = Some("telepathy")),
+    at_clone("cache_failed", |world| {
+        fs::write(world.path("file"), "").unwrap();
+        world.config.cache = world.path("file");
+    }),
+    at_clone("fetch_failed", |world| {
+        fs::remove_dir_all(world.path("store/v1/blobs")).unwrap()
+    }),
+    at_clone("fetch_timeout", |world| {
+        world.config.deadlines.fetch = Duration::ZERO
+    }),
+    at_donor("images_invalid", |donor, _| {
+        donor.images.get_mut("core-1.img").unwrap().truncate(100)
+    }),
+    at_donor("images_invalid", |donor, _| donor.surplus_pages = 1),
+    at_donor("rights_exceeded", |_, world| {
+        world.spec["process"]["capabilities"]["bounding"] = json!(["CAP_KILL"]);
+    }),
+    at_clone("rewrite_failed", |world| {
+        world.spec["hostname"] = json!("x".repeat(65))
+    }),
+    at_donor("rootfs_diff_failed", |donor, _| donor.rootfs = vec![0xff; 1024]),
+    at_clone("rootfs_mount_failed", |world| {
+        world.rootfs.refuse_mount.store(true, Ordering::SeqCst)
+    }),
+    at_clone("restore_failed", |world| world.runc_does("restore", "fail")),
+    at_clone("restore_failed", |world| world.runc_does("restore", "gone")),
+    at_clone("restore_failed", |world| world.runc_does("update", "fail")),
+    at_clone("restore_timeout", |world| {
+        world.runc_does("restore", "hang");
+        world.config.deadlines.restore = Duration::from_millis(300);
+    }),
+];
+
+fn namespaces(world: &mut World) -> &mut Vec<Value> {
+    world.spec["linux"]["namespaces"].as_array_mut().unwrap()
+}
+
+/// The only one in the store.
+fn key_document(world: &World) -> std::path::PathBuf {
+    let mut below = vec![world.path("store/v1")];
+    while let Some(path) = below.pop() {
+        if path.is_dir() {
+            let inner = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+            below.extend(inner.filter(|inner| !inner.ends_with("blobs")));
+        } else {
+            return path;
+        }
+    }
+    panic!("there is no key document");
+}
