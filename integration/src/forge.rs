@@ -1,6 +1,7 @@
 //! A snapshot in a `file://` store, bent: what a broken disk or a hostile writer would leave there.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -59,11 +60,15 @@ pub fn blob(store: &Path, name: &str) -> Result<PathBuf> {
 /// # Errors
 /// When it can't be written.
 pub fn replace_rootfs(store: &Path, tar: &[u8]) -> Result<()> {
+    replace(store, "rootfs", tar)
+}
+
+fn replace(store: &Path, name: &str, tar: &[u8]) -> Result<()> {
     let packed = zstd::encode_all(tar, 1)?;
     let digest = hex(&packed);
     fs::write(store.join("v1/blobs/sha256").join(&digest), &packed)?;
     edit(store, |manifest| {
-        manifest["blobs"]["rootfs"] = json!({
+        manifest["blobs"][name] = json!({
             "digest": format!("sha256:{digest}"),
             "size": packed.len(),
             "raw_digest": format!("sha256:{}", hex(tar)),
@@ -91,4 +96,24 @@ pub fn tar_with(name: &str, content: &[u8]) -> Vec<u8> {
     tar.extend(content);
     tar.resize(tar.len().next_multiple_of(512) + 1024, 0);
     tar
+}
+
+/// Changes files of the `meta` blob, and gives it digests that are right.
+///
+/// # Errors
+/// When it can't be read or written.
+pub fn replace_meta(store: &Path, mut change: impl FnMut(&str, &mut Vec<u8>)) -> Result<()> {
+    let raw = zstd::decode_all(fs::File::open(blob(store, "meta")?)?)?;
+    let mut out = tar::Builder::new(Vec::new());
+    for entry in tar::Archive::new(&raw[..]).entries()? {
+        let mut entry = entry?;
+        let name = entry.path()?.display().to_string();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content)?;
+        change(&name, &mut content);
+        let mut header = entry.header().clone();
+        header.set_size(content.len() as u64);
+        out.append_data(&mut header, &name, &content[..])?;
+    }
+    replace(store, "meta", &out.into_inner()?)
 }

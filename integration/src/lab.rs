@@ -55,6 +55,10 @@ impl Lab {
     }
 
     fn new(name: &str, turn: MutexGuard<'static, ()>) -> Result<Self> {
+        // It would win over the file that we write, in every shim.
+        for name in ["THAW_CACHE", "THAW_STORE", "THAW_CONFIG", "THAW_STATE"] {
+            anyhow::ensure!(std::env::var_os(name).is_none(), "${name} is set in the lab");
+        }
         let directory = PathBuf::from(format!("/var/lib/thaw/test-{}", name.replace("::", "-")));
         fs::create_dir_all(&directory)?;
         fs::create_dir_all("/etc/thaw")?;
@@ -114,7 +118,7 @@ impl Lab {
         Python::ready(self.python_run(id).start()?)
     }
 
-    /// Puts a snapshot of the Python server into the store.
+    /// Puts a snapshot of the Python server into the store. Its donor has made `/srv/marker`.
     ///
     /// # Errors
     /// When it can't be captured.
@@ -123,6 +127,7 @@ impl Lab {
             let unfinished = format!("{GOLDEN}.part");
             remove(Path::new(&unfinished))?;
             let donor = self.python("golden")?;
+            donor.get("/write?marker")?;
             ok(&["thaw", "capture", "--store", &format!("file://{unfinished}"), donor.container.id()])?;
             fs::rename(unfinished, GOLDEN)?;
         }

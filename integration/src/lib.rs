@@ -14,6 +14,7 @@
 mod command;
 mod console;
 mod container;
+mod criu;
 mod containerd;
 pub mod forge;
 pub mod http;
@@ -26,6 +27,7 @@ pub use command::{Background, Ran, ok, run, run_within, spawn};
 pub use console::Console;
 pub use container::{Container, Outcome, Python, Run, STOCK, Stage, THAW};
 pub use containerd::{Events, restart_containerd};
+pub use criu::FakeCriu;
 pub use inventory::{Inventory, processes};
 pub use lab::Lab;
 pub use netns::{Bridge, Netns};

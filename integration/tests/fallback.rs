@@ -1,0 +1,211 @@
+//! Whatever goes wrong, the container starts, with its root filesystem as new, and nothing else is left.
+
+use std::fs;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use thaw_integration::{FakeCriu, Lab, Python, forge};
+
+/// A cold start in the lab takes some 0.3 s in a debug build; the rest is room for a slow machine.
+const SOON: Duration = Duration::from_secs(4);
+
+/// Starts the container, which has to come up cold for one of these reasons, and leaves the node as it was.
+fn cold_for(lab: &Lab, reasons: &[&str]) -> Result<()> {
+    {
+        let started = Instant::now();
+        let container = lab.python_run("cold").start()?;
+        let took = started.elapsed();
+        let outcome = container.outcome()?;
+        if outcome.result != "cold" || !reasons.contains(&outcome.reason.as_str()) {
+            bail!("should be cold for {reasons:?}, is {outcome:?}");
+        }
+        if took > SOON {
+            bail!("the start took {took:?}");
+        }
+        let python = Python::ready(container)?;
+        // The donor has made it, so it must not be there.
+        if python.get("/write?marker")? != "1\n" {
+            bail!("the root filesystem is not as new");
+        }
+    }
+    lab.nothing_left()
+}
+
+fn cold(lab: &Lab, reason: &str) -> Result<()> {
+    cold_for(lab, &[reason])
+}
+
+#[test]
+fn the_store_is_not_there() -> Result<()> {
+    let Some(lab) = Lab::enter("the_store_is_not_there") else { return Ok(()) };
+    cold(&lab, "no_snapshot")?;
+    fs::write(lab.path("file"), "not a folder")?;
+    lab.configure_store(&format!("file://{}", lab.path("file").display()), "")?;
+    cold(&lab, "store_invalid")?;
+    lab.configure_store("s3://thaw/prefix", "store.endpoint = 'http://127.0.0.1:1'\nstore.allow_http = true")?;
+    cold(&lab, "lookup_timeout")?;
+    // Accepts, and says nothing.
+    let mute = TcpListener::bind("127.0.0.1:0")?;
+    let endpoint = format!("store.endpoint = 'http://{}'\nstore.allow_http = true", mute.local_addr()?);
+    lab.configure_store("s3://thaw/prefix", &endpoint)?;
+    cold(&lab, "lookup_timeout")?;
+    lab.done()
+}
+
+#[test]
+fn a_blob_is_not_what_it_should_be() -> Result<()> {
+    let Some(lab) = Lab::enter("a_blob_is_not_what_it_should_be") else { return Ok(()) };
+    for name in ["meta", "rootfs", "pages"] {
+        lab.with_snapshot()?;
+        let path = forge::blob(&lab.store(), name)?;
+        let good = fs::read(&path)?;
+        let mut flipped = good.clone();
+        flipped[good.len() / 2] ^= 1;
+        fs::write(&path, flipped)?;
+        cold(&lab, "fetch_failed").with_context(|| format!("{name} flipped"))?;
+        fs::write(&path, &good[..good.len() / 2])?;
+        cold(&lab, "fetch_failed").with_context(|| format!("{name} cut"))?;
+        fs::write(&path, [&good[..], b"more"].concat())?;
+        cold(&lab, "fetch_failed").with_context(|| format!("{name} longer"))?;
+        fs::remove_file(&path)?;
+        cold(&lab, "fetch_failed").with_context(|| format!("{name} missing"))?;
+        // None of the tries has spoiled the cache.
+        fs::write(&path, good)?;
+        let clone = Python::ready(lab.python_run("clone").start()?)?;
+        clone.container.assert_restored()?;
+        assert_eq!(clone.get("/write?marker")?, "2\n");
+    }
+    lab.done()
+}
+
+#[test]
+fn the_key_document_is_not_understood() -> Result<()> {
+    let Some(lab) = Lab::enter("the_key_document_is_not_understood") else { return Ok(()) };
+    lab.with_snapshot()?;
+    let path = forge::document(&lab.store())?;
+    let good = fs::read_to_string(&path)?;
+    let newer = good.replacen("\"format\":1", "\"format\":2", 1);
+    assert_ne!(newer, good);
+    for (bad, reason) in [
+        ("garbage", "manifest_invalid"),
+        ("", "manifest_invalid"),
+        ("{}", "manifest_invalid"),
+        (&newer, "manifest_invalid"),
+        (&good[..good.len() - 20], "manifest_invalid"),
+        (&" ".repeat(9 << 20), "lookup_failed"),
+        (&"[".repeat(1 << 20), "manifest_invalid"),
+    ] {
+        fs::write(&path, bad)?;
+        cold(&lab, reason).with_context(|| bad[..bad.len().min(40)].to_owned())?;
+    }
+    // What holds for another kind of machine.
+    fs::write(&path, &good)?;
+    forge::edit(&lab.store(), |manifest| manifest["host"]["kernel"] = "99.0.0".into())?;
+    cold(&lab, "host_mismatch")?;
+    // A snapshot of something else under this key.
+    fs::write(&path, good)?;
+    forge::edit(&lab.store(), |manifest| manifest["key"]["scope"] = "other".into())?;
+    cold(&lab, "manifest_invalid")?;
+    lab.done()
+}
+
+#[test]
+fn criu_does_not_do_its_work() -> Result<()> {
+    let Some(lab) = Lab::enter("criu_does_not_do_its_work") else { return Ok(()) };
+    lab.with_snapshot()?;
+    lab.configure("criu = '/nonexistent'")?;
+    cold(&lab, "host_unfit")?;
+    lab.configure("")?;
+    {
+        let _criu = FakeCriu::new("exit 1")?;
+        cold(&lab, "restore_failed")?;
+    }
+    lab.configure("deadlines.restore = '1s'")?;
+    for after in ["0.01", "0.03", "0.06", "0.1"] {
+        let _criu = FakeCriu::new(&format!("$criu \"$@\" & sleep {after}; kill -KILL $!; wait"))?;
+        // What CRIU has made so far outlives it and keeps runc waiting.
+        cold_for(&lab, &["restore_failed", "restore_timeout"]).with_context(|| format!("killed after {after} s"))?;
+    }
+    Python::ready(lab.python_run("clone").start()?)?.container.assert_restored()?;
+    lab.done()
+}
+
+#[test]
+fn a_restore_hangs() -> Result<()> {
+    let Some(lab) = Lab::enter("a_restore_hangs") else { return Ok(()) };
+    lab.with_snapshot()?;
+    lab.configure("deadlines.restore = '1s'")?;
+    {
+        let _criu = FakeCriu::new("sleep 1000")?;
+        cold(&lab, "restore_timeout")?;
+    }
+    for after in ["0.03", "0.07"] {
+        let _criu = FakeCriu::new(&format!("$criu \"$@\" & sleep {after}; kill -STOP $!; wait"))?;
+        cold(&lab, "restore_timeout").with_context(|| format!("stopped after {after} s"))?;
+    }
+    lab.done()
+}
+
+#[test]
+fn the_rootfs_changes_do_not_apply() -> Result<()> {
+    let Some(lab) = Lab::enter("the_rootfs_changes_do_not_apply") else { return Ok(()) };
+    let escape = "/var/lib/containerd/escaped";
+    for tar in [
+        forge::tar_with(&format!("../../../../../../../../../../..{escape}"), b"out"),
+        forge::tar_with(escape, b"out"),
+        b"this is no tar at all".repeat(100),
+        forge::tar_with("srv/marker", b"half")[..600].to_vec(),
+    ] {
+        lab.with_snapshot()?;
+        forge::replace_rootfs(&lab.store(), &tar)?;
+        cold(&lab, "rootfs_diff_failed")?;
+        assert!(!fs::exists(escape)?, "a file was written outside");
+    }
+    lab.done()
+}
+
+/// Pages or images of another snapshot with right digests: nobody but a writer of the store can do this.
+#[test]
+fn the_images_are_others() -> Result<()> {
+    let Some(lab) = Lab::enter("the_images_are_others") else { return Ok(()) };
+    lab.with_snapshot()?;
+    forge::replace_meta(&lab.store(), |name, content| {
+        if name.starts_with("core-") {
+            let half = content.len() / 2;
+            content[half] ^= 0xff;
+        }
+    })?;
+    let container = lab.python_run("cold").start()?;
+    let outcome = container.outcome()?;
+    assert_eq!(outcome.result, "cold", "{outcome:?}");
+    Python::ready(container)?;
+    lab.done()
+}
+
+/// The node's configuration names another CRIU than the one in PATH.
+#[test]
+fn the_criu_of_the_configuration_is_used() -> Result<()> {
+    let Some(lab) = Lab::enter("the_criu_of_the_configuration_is_used") else { return Ok(()) };
+    lab.with_snapshot()?;
+    let (criu, used) = (lab.path("criu"), lab.path("used"));
+    let script = "#!/bin/bash\nif [ \"$1\" = swrk ]; then touch USED; fi\nexec /usr/sbin/criu \"$@\"\n";
+    fs::write(&criu, script.replace("USED", &used.display().to_string()))?;
+    fs::set_permissions(&criu, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    lab.configure(&format!("criu = {criu:?}"))?;
+    Python::ready(lab.python_run("clone").start()?)?.container.assert_restored()?;
+    assert!(used.exists(), "runc has used another");
+    lab.done()
+}
+
+/// The first boot of a node asks runc and CRIU for their versions, in a process that reaps all of its children.
+#[test]
+fn the_first_boot_of_a_node_restores() -> Result<()> {
+    let Some(lab) = Lab::enter("the_first_boot_of_a_node_restores") else { return Ok(()) };
+    lab.with_snapshot()?;
+    for _ in 0..3 {
+        fs::remove_file("/run/thaw/host.json").ok();
+        Python::ready(lab.python_run("clone").start()?)?.container.assert_restored()?;
+    }
+    lab.done()
+}
