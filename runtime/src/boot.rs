@@ -36,6 +36,7 @@ mod rewrite;
 mod bundle;
 mod restore;
 mod resume;
+mod checkpoint;
 mod reason;
 
 pub use reason::{Ineligible, Reason};
@@ -133,6 +134,9 @@ pub enum CreateError {
     /// Its policy is `Required`, and it could not be restored.
     #[error("restore from a snapshot, which thaw.dev/snapshot-policy=Required asks for [{}]", .0.code())]
     Required(#[source] Reason),
+    /// The checkpoint that the client asked for can't be restored.
+    #[error("restore the checkpoint [{}]", .0.code())]
+    Checkpoint(#[source] Reason),
     /// The root filesystem can't be mounted.
     #[error("mount the root filesystem at {}", path.display())]
     Mount {
@@ -217,7 +221,7 @@ impl Boot {
                 self.try_restore(request, rootfs, streams, eligible, timeline)
                     .await,
             ),
-            Err(refused) => (refused.required, Err(Failed::Clean(refused.reason))),
+            Err(refused) => (refused.required, Err(Failed::Clean(*refused.reason))),
         };
         match tried {
             Ok(restored) => Ok((restored.pid, Some(restored.held))),

@@ -23,6 +23,9 @@ use thaw_snapshot::{Digest, ImageFacts};
 /// The largest image document that is read; containerd itself takes 8 MiB at most.
 const DOCUMENT_LIMIT: usize = 8 << 20;
 
+/// The container extension in which containerd's CRI keeps its own record.
+const CRI_METADATA: &str = "io.cri-containerd.container.metadata";
+
 /// Why the image can't be told.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -97,13 +100,13 @@ pub enum IdentifyError {
         arch: Arch,
     },
     /// The name means another image now than the one that the container was made from.
-    #[error("the root filesystem stands on {found}, but the image {name} unpacks to {expected}")]
+    #[error("the container was made from {found}, but {name} means {expected} now")]
     Moved {
         /// Name of the image.
         name: String,
-        /// What the root filesystem stands on.
+        /// What the root filesystem stands on, or what CRI noted.
         found: String,
-        /// Chain id of the image's layers.
+        /// The same of the image that the name means.
         expected: Digest,
     },
 }
@@ -147,11 +150,22 @@ impl Identify for Containerd {
         let config: ImageConfiguration = caller.document(&image.config).await?;
         let chain_id = chain_id(config.rootfs().diff_ids())?;
         caller.check_parent(&container, chain_id).await?;
+        let config = digest(image.config.digest().as_ref())?;
+        if let Some(found) = cri_image(&container)
+            && found != config.to_string()
+        {
+            let (name, expected) = (container.image, config);
+            return Err(IdentifyError::Moved {
+                name,
+                found,
+                expected,
+            });
+        }
         Ok(ImageFacts {
             name: container.image,
             target,
             manifest: image.digest,
-            config: digest(image.config.digest().as_ref())?,
+            config,
             chain_id,
         })
     }
@@ -305,6 +319,14 @@ impl Caller {
     }
 }
 
+/// What CRI noted when it made the container: `ImageRef` in its metadata is the config digest, in all versions.
+fn cri_image(container: &Container) -> Option<String> {
+    let metadata = container.extensions.get(CRI_METADATA)?;
+    let text = serde_json::from_slice::<serde_json::Value>(&metadata.value).ok()?;
+    let found = text.pointer("/Metadata/ImageRef")?.as_str()?;
+    found.starts_with("sha256:").then(|| found.to_owned())
+}
+
 fn call(what: &'static str, status: Status) -> IdentifyError {
     IdentifyError::Call {
         what,
@@ -368,5 +390,19 @@ mod tests {
         let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
         let expected = Digest::of(format!("{a} {b}").as_bytes());
         assert_eq!(chain_id(&[a.to_string(), b.to_string()]).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_image_that_cri_noted() {
+        let mut container = Container::default();
+        assert_eq!(cri_image(&container), None);
+        let mut note = |text: &str| {
+            let metadata = container.extensions.entry(CRI_METADATA.to_owned());
+            metadata.or_default().value = text.into();
+            cri_image(&container)
+        };
+        let made_from = note(r#"{"Metadata": {"ImageRef": "sha256:ab"}}"#);
+        assert_eq!(made_from.as_deref(), Some("sha256:ab"));
+        assert_eq!(note("{}"), None);
     }
 }

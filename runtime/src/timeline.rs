@@ -1,5 +1,6 @@
 //! Where the time of a boot goes, and what becomes of it: the outcome in the making.
 
+use std::path::Path;
 use std::time::Instant;
 
 use time::OffsetDateTime;
@@ -57,6 +58,15 @@ impl Timeline {
     /// Why the container is not restored.
     pub(crate) fn reason(&mut self, reason: &Reason) {
         self.reason = Some((reason.code(), reason.words()));
+    }
+
+    /// The client named what to restore.
+    pub(crate) fn asked_for(&mut self, checkpoint: &Path) {
+        let words = format!(
+            "restored from the checkpoint {}, as the client asked",
+            checkpoint.display()
+        );
+        self.reason = Some(("restored", words));
     }
 
     pub(crate) fn finish(mut self, request: &Request, way: Way) -> Outcome {

@@ -30,7 +30,7 @@ pub(crate) struct Eligible {
 #[derive(Debug)]
 pub(super) struct Refused {
     /// Why.
-    pub(super) reason: Reason,
+    pub(super) reason: Box<Reason>,
     /// It must not start cold in spite of that.
     pub(super) required: bool,
 }
@@ -53,7 +53,10 @@ pub(super) fn check(
     timeline: &mut Timeline,
 ) -> Result<Eligible, Refused> {
     timeline.stage("eligible");
-    let refuse = |required, reason| Refused { reason, required };
+    let refuse = |required, reason| Refused {
+        reason: Box::new(reason),
+        required,
+    };
     let bundle = read_bundle(&request.bundle).map_err(|error| {
         refuse(
             boot.config.policy == SnapshotPolicy::Required,

@@ -3,17 +3,29 @@
 /// Advice for the reason code, when there is something to do.
 pub(super) fn of(reason: &str) -> Option<&'static str> {
     Some(match reason {
-        "policy_never" => "change `policy` in /etc/thaw/config.toml or the annotation thaw.dev/snapshot-policy",
+        "policy_never" => {
+            "change `policy` in /etc/thaw/config.toml or the annotation thaw.dev/snapshot-policy"
+        }
         "config_invalid" => "correct the configuration: `thaw ls` shows all of its mistakes",
-        "annotation_invalid" => "correct the annotation; a snapshot-path must lie under one of the node's allowed_paths",
-        "no_snapshot" => "capture a container of the same image and settings once it is ready: `thaw capture CONTAINER`",
+        "annotation_invalid" => {
+            "correct the annotation; a snapshot-path must lie under one of the node's allowed_paths"
+        }
+        "no_snapshot" => {
+            "capture a container of the same image and settings once it is ready: `thaw capture CONTAINER`"
+        }
         "host_mismatch" => "capture again on a machine like this one",
-        "host_unfit" => "install runc and CRIU 4.2 or newer in containerd's PATH, or name them in the configuration",
+        "host_unfit" => {
+            "install runc and CRIU 4.2 or newer in containerd's PATH, or name them in the configuration"
+        }
         "image_unknown" => "start it from an image that containerd knows; --rootfs containers have none",
         "image_moved" => "the tag points to another image now: pull it again and start the container anew",
-        "identify_failed" | "identify_timeout" => "look at containerd's log: it did not answer about the image",
+        "identify_failed" | "identify_timeout" => {
+            "look at containerd's log: it did not answer about the image"
+        }
         "store_invalid" => "correct the store's URL, or the credentials in containerd's environment",
-        "lookup_failed" | "lookup_timeout" => "see if the node reaches the store: `thaw ls` asks the same one",
+        "lookup_failed" | "lookup_timeout" => {
+            "see if the node reaches the store: `thaw ls` asks the same one"
+        }
         "manifest_invalid" => "remove the snapshot and capture again; it may come from a newer thaw",
         "fetch_failed" => "see if the snapshot is whole: remove it and capture again if not",
         "fetch_timeout" => "raise deadlines.fetch, or bring the store nearer",
@@ -22,9 +34,13 @@ pub(super) fn of(reason: &str) -> Option<&'static str> {
         "rootfs_mount_failed" => "look at the kernel's log for the overlay",
         "restore_failed" => "CRIU's first error is named above; what it can't restore here, capture here",
         "restore_timeout" => "raise deadlines.restore if the machine is slow, else report it with the log",
-        "pid_namespace" => "give the container a pid namespace of its own (no --pid host, no shareProcessNamespace)",
+        "pid_namespace" => {
+            "give the container a pid namespace of its own (no --pid host, no shareProcessNamespace)"
+        }
         "host_network" => "give the container a network of its own",
-        "rootfs_changed" => "nothing: a restarted container goes on with its own files, only a new one is restored",
+        "rootfs_changed" => {
+            "nothing: a restarted container goes on with its own files, only a new one is restored"
+        }
         "rootfs_unsupported" => "use the overlayfs snapshotter",
         "internal" => "look at the log, and report it",
         _ => return None,

@@ -45,7 +45,11 @@ struct Taken {
 impl Capture {
     pub(super) async fn run(&self, context: &Context) -> Result<(), Failure> {
         let namespace = context.namespace.clone();
-        let request = capture::Request { namespace, id: self.container.clone(), stop: self.stop };
+        let request = capture::Request {
+            namespace,
+            id: self.container.clone(),
+            stop: self.stop,
+        };
         let (progress, cancel) = (Reporter::new(), Cancel::default());
         let work = capture::capture(&context.config, &request, &progress, &cancel);
         tokio::pin!(work);
@@ -71,15 +75,28 @@ fn failure(error: CaptureError) -> Failure {
 }
 
 fn taken(captured: Captured) -> Taken {
-    let Captured { manifest, store, frozen } = captured;
-    let snapshot = Snapshot { id: manifest.id(), document: manifest.key.path(), manifest };
+    let Captured {
+        manifest,
+        store,
+        frozen,
+    } = captured;
+    let snapshot = Snapshot {
+        id: manifest.id(),
+        document: manifest.key.path(),
+        manifest,
+    };
     Taken {
         id: snapshot.id,
         store,
         frozen_ms: u64::try_from(frozen.as_millis()).unwrap_or(u64::MAX),
         memory_bytes: snapshot.memory(),
         stored_bytes: snapshot.stored(),
-        rootfs_bytes: snapshot.manifest.blobs.rootfs.as_ref().map_or(0, |blob| blob.raw_size),
+        rootfs_bytes: snapshot
+            .manifest
+            .blobs
+            .rootfs
+            .as_ref()
+            .map_or(0, |blob| blob.raw_size),
         key: snapshot.document,
     }
 }
@@ -94,7 +111,10 @@ fn table(taken: &Taken, out: &mut dyn Write) -> io::Result<()> {
         ("Changed files", bytes(taken.rootfs_bytes)),
         ("In the store", bytes(taken.stored_bytes)),
     ];
-    let rows: Vec<Vec<String>> = facts.iter().map(|(name, fact)| vec![format!("{name}:"), plain(fact)]).collect();
+    let rows: Vec<Vec<String>> = facts
+        .iter()
+        .map(|(name, fact)| vec![format!("{name}:"), plain(fact)])
+        .collect();
     columns(&rows, out)
 }
 
@@ -112,7 +132,10 @@ impl Reporter {
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        Self { bar, last: Mutex::new(None) }
+        Self {
+            bar,
+            last: Mutex::new(None),
+        }
     }
 
     fn finish(&self) {
@@ -125,7 +148,10 @@ impl Reporter {
 impl Progress for Reporter {
     fn step(&self, step: Step) {
         // A poisoned lock means that a thread died while it held a flag: nothing to be careful with.
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut last = self
+            .last
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if last.replace(step) == Some(step) {
             return;
         }

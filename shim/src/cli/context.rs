@@ -7,9 +7,9 @@ use anyhow::Context as _;
 use thaw_config::NodeConfig;
 use thaw_store::{Store, StoreOptions};
 
+use super::Global;
 use super::failure::Failure;
 use super::output::Output;
-use super::Global;
 
 /// What every verb works with.
 #[derive(Debug)]
@@ -31,13 +31,18 @@ impl Context {
         // A second logger can only be there in tests, where the first one will do.
         log::set_logger(&StderrLog).ok();
         log::set_max_level(config.log_level);
-        Ok(Self { config, namespace: global.namespace, output: Output::new(global.output) })
+        Ok(Self {
+            config,
+            namespace: global.namespace,
+            output: Output::new(global.output),
+        })
     }
 
     /// Opens the store; nothing is sent yet.
     pub(super) fn store(&self) -> Result<Arc<dyn Store>, Failure> {
         let wanted = &self.config.store;
-        Ok(thaw_store::open(wanted.url.as_url(), &options(wanted)).with_context(|| format!("can't open the store {}", wanted.url))?)
+        Ok(thaw_store::open(wanted.url.as_url(), &options(wanted))
+            .with_context(|| format!("can't open the store {}", wanted.url))?)
     }
 }
 

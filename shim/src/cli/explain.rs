@@ -24,7 +24,9 @@ impl Explain {
         let outcome = Record::new(&context.config.state, &context.namespace, &id)
             .outcome()?
             .ok_or_else(|| unknown(&self.container, &context.namespace))?;
-        context.output.print(&outcome, |outcome, out| in_words(outcome, out))
+        context
+            .output
+            .print(&outcome, |outcome, out| in_words(outcome, out))
     }
 
     /// Docker's ids have 64 digits, and nobody types those.
@@ -32,9 +34,13 @@ impl Explain {
         let not_found = || unknown(&self.container, &context.namespace);
         // The directory of a namespace holds one directory per container.
         let probe = Record::new(&context.config.state, &context.namespace, &self.container);
-        let Some(directory) = probe.directory().parent() else { return Err(not_found()) };
+        let Some(directory) = probe.directory().parent() else {
+            return Err(not_found());
+        };
         let names = match std::fs::read_dir(directory) {
-            Ok(entries) => entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?,
+            Ok(entries) => entries
+                .map(|entry| Ok(entry?.file_name()))
+                .collect::<io::Result<Vec<_>>>()?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(not_found()),
             Err(error) => return Err(error.into()),
         };
@@ -47,9 +53,11 @@ impl Explain {
             ids if ids.contains(&self.container.as_str()) => Ok(self.container.clone()),
             [] => Err(not_found()),
             [id] => Ok((*id).to_owned()),
-            several => {
-                Err(Failure::usage(format!("{} begins more than one id: {}", self.container, several.join(", "))))
-            }
+            several => Err(Failure::usage(format!(
+                "{} begins more than one id: {}",
+                self.container,
+                several.join(", ")
+            ))),
         }
     }
 }
@@ -66,14 +74,22 @@ fn in_words(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         Way::Restored => "was restored from a snapshot",
         Way::Cold => "started cold",
     };
-    writeln!(out, "{} (namespace {}) {way}.", plain(&outcome.id), plain(&outcome.namespace))?;
+    writeln!(
+        out,
+        "{} (namespace {}) {way}.",
+        plain(&outcome.id),
+        plain(&outcome.namespace)
+    )?;
     writeln!(out)?;
     let mut facts = vec![vec!["Why:".to_owned(), plain(&outcome.detail)]];
     facts.push(vec!["Reason:".to_owned(), plain(&outcome.reason)]);
     if let Some(advice) = advice::of(&outcome.reason) {
         facts.push(vec!["What to do:".to_owned(), advice.to_owned()]);
     }
-    let known = [("Created:", Some(&outcome.created)), ("Key:", outcome.key.as_ref())];
+    let known = [
+        ("Created:", Some(&outcome.created)),
+        ("Key:", outcome.key.as_ref()),
+    ];
     let snapshot = ("Snapshot:", outcome.snapshot.as_ref());
     for (name, fact) in known.into_iter().chain([snapshot]) {
         facts.extend(fact.map(|fact| vec![name.to_owned(), plain(fact)]));
@@ -95,7 +111,10 @@ fn stages(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         let moved = &outcome.bytes;
         let (fetched, pages, rootfs) = (bytes(moved.fetched), bytes(moved.pages), bytes(moved.rootfs));
         writeln!(out)?;
-        writeln!(out, "{pages} of memory and {rootfs} of files; {fetched} came from the store.")?;
+        writeln!(
+            out,
+            "{pages} of memory and {rootfs} of files; {fetched} came from the store."
+        )?;
     }
     Ok(())
 }

@@ -21,15 +21,24 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn not_found(message: String) -> Self {
-        Self { code: NOT_FOUND, error: anyhow::Error::msg(message) }
+        Self {
+            code: NOT_FOUND,
+            error: anyhow::Error::msg(message),
+        }
     }
 
     pub(super) fn usage(message: String) -> Self {
-        Self { code: USAGE, error: anyhow::Error::msg(message) }
+        Self {
+            code: USAGE,
+            error: anyhow::Error::msg(message),
+        }
     }
 
     pub(super) fn incompatible(error: impl Into<anyhow::Error>) -> Self {
-        Self { code: INCOMPATIBLE, error: error.into() }
+        Self {
+            code: INCOMPATIBLE,
+            error: error.into(),
+        }
     }
 
     pub(super) fn code(&self) -> u8 {
@@ -38,13 +47,18 @@ impl Failure {
 
     /// Who read our output has had enough, as `head` does.
     pub(super) fn is_closed_pipe(&self) -> bool {
-        self.error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        self.error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
     }
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { code: FAILED, error: error.into() }
+        Self {
+            code: FAILED,
+            error: error.into(),
+        }
     }
 }
 

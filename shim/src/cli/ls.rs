@@ -25,11 +25,20 @@ pub(super) async fn run(context: &Context) -> Result<(), Failure> {
     let store = context.store()?;
     let rows: Vec<Row> = snapshots::all(store.as_ref()).await?.iter().map(row).collect();
     context.output.print(&rows, |rows, out| {
-        let head = ["ID", "IMAGE", "SCOPE", "CREATED", "MEMORY", "STORED"].map(String::from).to_vec();
+        let head = ["ID", "IMAGE", "SCOPE", "CREATED", "MEMORY", "STORED"]
+            .map(String::from)
+            .to_vec();
         let line = |row: &Row| {
             let id = row.id.trim_start_matches("sha256:").chars().take(12).collect();
             let (memory, stored) = (bytes(row.memory_bytes), bytes(row.stored_bytes));
-            vec![id, plain(&row.image), plain(&row.scope), plain(&row.created), memory, stored]
+            vec![
+                id,
+                plain(&row.image),
+                plain(&row.scope),
+                plain(&row.created),
+                memory,
+                stored,
+            ]
         };
         let table: Vec<Vec<String>> = std::iter::once(head).chain(rows.iter().map(line)).collect();
         columns(&table, out)

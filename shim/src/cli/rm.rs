@@ -48,6 +48,8 @@ impl Rm {
                 Removed::NotFound => log::warn!("{id} was removed by somebody else meanwhile"),
             }
         }
-        context.output.print(&gone, |gone, out| gone.iter().try_for_each(|gone| writeln!(out, "{}", gone.id)))
+        context.output.print(&gone, |gone, out| {
+            gone.iter().try_for_each(|gone| writeln!(out, "{}", gone.id))
+        })
     }
 }

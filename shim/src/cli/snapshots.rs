@@ -26,14 +26,24 @@ impl Snapshot {
 
     /// Memory of the processes in bytes.
     pub(super) fn memory(&self) -> u64 {
-        self.manifest.blobs.pages.files.iter().map(|file| file.size).fold(0, u64::saturating_add)
+        self.manifest
+            .blobs
+            .pages
+            .files
+            .iter()
+            .map(|file| file.size)
+            .fold(0, u64::saturating_add)
     }
 
     /// What it takes in the store, in bytes.
     pub(super) fn stored(&self) -> u64 {
         let blobs = &self.manifest.blobs;
         let rootfs = blobs.rootfs.as_ref().map_or(0, |blob| blob.size);
-        blobs.meta.size.saturating_add(blobs.pages.size).saturating_add(rootfs)
+        blobs
+            .meta
+            .size
+            .saturating_add(blobs.pages.size)
+            .saturating_add(rootfs)
     }
 }
 
@@ -57,16 +67,24 @@ pub(super) async fn all(store: &dyn Store) -> Result<Vec<Snapshot>, Failure> {
 pub(super) fn find<'a>(snapshots: &'a [Snapshot], prefix: &str) -> Result<&'a Snapshot, Failure> {
     let wanted = prefix.strip_prefix("sha256:").unwrap_or(prefix);
     if wanted.is_empty() || !wanted.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(Failure::usage(format!("{prefix:?} is not the start of a snapshot's id: see `thaw ls`")));
+        return Err(Failure::usage(format!(
+            "{prefix:?} is not the start of a snapshot's id: see `thaw ls`"
+        )));
     }
     let wanted = wanted.to_lowercase();
-    let found: Vec<&Snapshot> = snapshots.iter().filter(|snapshot| snapshot.id.hex().starts_with(&wanted)).collect();
+    let found: Vec<&Snapshot> = snapshots
+        .iter()
+        .filter(|snapshot| snapshot.id.hex().starts_with(&wanted))
+        .collect();
     match found.as_slice() {
         [] => Err(Failure::not_found(format!("no snapshot begins with {wanted}"))),
         [first, rest @ ..] if rest.iter().all(|other| other.id == first.id) => Ok(first),
         several => {
             let ids: Vec<String> = several.iter().map(|snapshot| snapshot.short()).collect();
-            Err(Failure::usage(format!("{wanted} begins more than one id: {}", ids.join(", "))))
+            Err(Failure::usage(format!(
+                "{wanted} begins more than one id: {}",
+                ids.join(", ")
+            )))
         }
     }
 }

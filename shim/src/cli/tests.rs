@@ -15,22 +15,37 @@ fn the_definition_holds() {
 
 #[test]
 fn flags_go_before_or_after_the_verb() {
-    for line in ["thaw -n moby -o json explain web", "thaw explain web -n moby -o json"] {
+    for line in [
+        "thaw -n moby -o json explain web",
+        "thaw explain web -n moby -o json",
+    ] {
         let cli = parse(line).unwrap();
-        assert_eq!((cli.global.namespace.as_str(), cli.global.output), ("moby", Format::Json));
+        assert_eq!(
+            (cli.global.namespace.as_str(), cli.global.output),
+            ("moby", Format::Json)
+        );
     }
 }
 
 #[test]
 fn wrong_usage_is_told_from_help() {
-    assert_eq!(parse("thaw --store http://x ls").unwrap_err().exit_code(), i32::from(failure::USAGE));
-    assert_eq!(parse("thaw rm").unwrap_err().exit_code(), i32::from(failure::USAGE));
+    assert_eq!(
+        parse("thaw --store http://x ls").unwrap_err().exit_code(),
+        i32::from(failure::USAGE)
+    );
+    assert_eq!(
+        parse("thaw rm").unwrap_err().exit_code(),
+        i32::from(failure::USAGE)
+    );
     assert!(!parse("thaw --help").unwrap_err().use_stderr());
 }
 
 #[test]
 fn columns_line_up() {
-    let rows = [vec!["A".to_owned(), "B".to_owned()], vec!["long".to_owned(), "é".to_owned()]];
+    let rows = [
+        vec!["A".to_owned(), "B".to_owned()],
+        vec!["long".to_owned(), "é".to_owned()],
+    ];
     let mut out = Vec::new();
     output::columns(&rows, &mut out).unwrap();
     assert_eq!(String::from_utf8(out).unwrap(), "A     B\nlong  é\n");
@@ -50,7 +65,9 @@ fn explain_tells_a_record() {
     std::fs::write(&config, format!("state = {:?}", state.path())).unwrap();
     let run = |id: &str, format: &str| {
         let config = config.display().to_string();
-        let arguments = ["thaw", "--config", &config, "-n", "default", "-o", format, "explain", id];
+        let arguments = [
+            "thaw", "--config", &config, "-n", "default", "-o", format, "explain", id,
+        ];
         format!("{:?}", run(arguments.map(OsString::from)))
     };
     let code = |code: u8| format!("{:?}", ExitCode::from(code));

@@ -65,12 +65,6 @@ impl Shim {
 
     pub(super) async fn create(self: &Arc<Self>, request: CreateTaskRequest) -> Result<u32, Refusal> {
         let _reservation = self.reserve(&request.id)?;
-        if !request.checkpoint.is_empty() {
-            return Err(Refusal::new(
-                Code::UNIMPLEMENTED,
-                "restore from a checkpoint directory",
-            ));
-        }
         let bundle = Path::new(&request.bundle);
         let spec = spec::Spec::read(bundle).map_err(|error| Refusal::failure(&error))?;
         let (options, runc) = self.tools(&request, &spec)?;
@@ -87,12 +81,18 @@ impl Shim {
             mistake: None,
             runc: runc.clone(),
             helper: std::env::current_exe().unwrap_or_default(),
-            images: Arc::new(thaw_runtime::identify::Containerd { socket: self.containerd.clone() }),
+            images: Arc::new(thaw_runtime::identify::Containerd {
+                socket: self.containerd.clone(),
+            }),
         };
-        let created = boot
-            .create(&boot_request, &rootfs, &prepared)
-            .await
-            .map_err(refusal)?;
+        let created = if request.checkpoint.is_empty() {
+            boot.create(&boot_request, &rootfs, &prepared).await
+        } else {
+            let checkpoint = Path::new(&request.checkpoint);
+            boot.create_from_checkpoint(&boot_request, checkpoint, &rootfs, &prepared)
+                .await
+        };
+        let created = created.map_err(refusal)?;
         let mut init = Process::new(streams);
         init.pid = created.pid;
         init.streams = Some(attach(prepared, &runc, &request.id, &rootfs).await?);
