@@ -1,10 +1,10 @@
 //! Taking a snapshot of a container that has booted.
 //!
 //! ```text
-//! find -> identify -> freeze -> dump + rootfs diff -> (the application goes on) -> check -> pack -> publish -> prime
+//! find -> identify -> [ dump -> rootfs diff ] -> (the application goes on) -> check -> pack -> publish -> prime
 //! ```
 //!
-//! The application stands still from freeze to dump only. Nothing is visible in the store before the key document is
+//! The application stands still within the brackets only. Nothing is visible in the store before the key document is
 //! written, last of all; whatever fails before leaves no trace there and a running application here.
 
 use std::path::PathBuf;
@@ -29,6 +29,8 @@ mod dump;
 mod read;
 mod publish;
 
+pub use freeze::{ROOTFS_VERB, write_rootfs_diff};
+
 /// What to capture.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -38,6 +40,26 @@ pub struct Request {
     pub id: String,
     /// End the container with the dump, instead of letting it run on.
     pub stop: bool,
+    /// The program that writes the rootfs diff when it is called with [`ROOTFS_VERB`]: the tool itself.
+    pub helper: PathBuf,
+}
+
+/// Why the changes of a root filesystem can't be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RootfsError {
+    /// A file or directory can't be used.
+    #[error("use {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The changes can't be taken.
+    #[error("read the changes")]
+    Diff(#[source] DiffError),
 }
 
 /// Where a capture is.
@@ -147,9 +169,6 @@ pub enum CaptureError {
         #[source]
         source: std::io::Error,
     },
-    /// The container can't be frozen.
-    #[error("freeze the container")]
-    Freeze(#[source] RuncError),
     /// CRIU or runc refused. The container runs on.
     #[error("dump the processes{}", criu.as_ref().map(|text| format!(" [CRIU: {text}]")).unwrap_or_default())]
     Dump {
@@ -160,18 +179,10 @@ pub enum CaptureError {
         source: RuncError,
     },
     /// The changes of the root filesystem can't be taken. The container runs on.
-    #[error("take the changes of the root filesystem")]
-    Rootfs(#[source] DiffError),
-    /// The container can't be let go on.
-    #[error("let the container run on; `runc --root {} resume {id}` may", root.display())]
-    Resume {
-        /// runc's state directory.
-        root: PathBuf,
-        /// The container.
-        id: String,
-        /// What runc said.
-        #[source]
-        source: RuncError,
+    #[error("take the changes of the root filesystem: {said}")]
+    Rootfs {
+        /// What the program that takes them said.
+        said: String,
     },
     /// The dump can't be read back.
     #[error("read the dump in {}", path.display())]

@@ -223,3 +223,53 @@ impl Ineligible {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    /// The literals that `code` of [`super::Reason`] and of [`super::Ineligible`] answers.
+    fn codes() -> BTreeSet<&'static str> {
+        let source = include_str!("reason.rs").split("#[cfg(test)]").next().unwrap();
+        let arms = source.split("fn code(").skip(1).flat_map(|rest| {
+            let body = rest.split("\n    }").next().unwrap();
+            // What an arm answers stands after its arrow; an answer in braces begins its own line.
+            body.lines().filter_map(|line| {
+                let (_, answer) = line.rsplit_once("=> ").unwrap_or(("", line));
+                answer.trim().strip_prefix('"')?.split('"').next()
+            })
+        });
+        arms.collect()
+    }
+
+    fn text_of(path: &str) -> String {
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
+    }
+
+    #[test]
+    fn the_documentation_lists_every_code_and_no_other() {
+        let text = text_of("docs/reasons.md");
+        let listed: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .collect();
+        let once: BTreeSet<&str> = listed.iter().copied().collect();
+        assert_eq!(listed.len(), once.len(), "a code is listed twice");
+        assert_eq!(once, codes());
+    }
+
+    #[test]
+    fn advice_is_given_on_codes_that_exist() {
+        let text = text_of("shim/src/cli/advice.rs");
+        let arms = text.lines().filter_map(|line| line.split_once(" => "));
+        let advised: BTreeSet<&str> = arms
+            .flat_map(|(patterns, _)| patterns.split(" | "))
+            .filter_map(|pattern| pattern.trim().strip_prefix('"')?.strip_suffix('"'))
+            .collect();
+        assert!(advised.len() > 20, "{advised:?}");
+        let unknown: Vec<_> = advised.difference(&codes()).copied().collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+}

@@ -1,4 +1,4 @@
-//! The processes: `runc checkpoint` of a frozen container.
+//! The processes: `runc checkpoint`.
 
 use std::fs;
 use std::path::Path;
@@ -8,9 +8,14 @@ use thaw_runc::{CheckpointOptions, first_criu_error};
 use super::find::Donor;
 use super::{CaptureError, Request};
 
-pub(super) async fn dump(donor: &Donor, request: &Request, directory: &Path) -> Result<(), CaptureError> {
+pub(super) async fn dump(
+    donor: &Donor,
+    request: &Request,
+    directory: &Path,
+    script: &Path,
+) -> Result<(), CaptureError> {
     let criu_config = directory.join("criu.conf");
-    fs::write(&criu_config, criu_options(donor)).map_err(|source| CaptureError::Room {
+    fs::write(&criu_config, criu_options(donor, script)).map_err(|source| CaptureError::Room {
         path: criu_config.clone(),
         source,
     })?;
@@ -35,11 +40,11 @@ pub(super) async fn dump(donor: &Donor, request: &Request, directory: &Path) -> 
 
 /// Deleted files that are still open travel in the images, up to 64 MiB each (CRIU's default is 1 MiB). Without a
 /// connection there is nothing for the network lock to protect, and it costs two program starts.
-fn criu_options(donor: &Donor) -> String {
+fn criu_options(donor: &Donor, script: &Path) -> String {
     let lock = if donor.connected {
         ""
     } else {
         "network-lock skip\n"
     };
-    format!("ghost-limit 64M\n{lock}")
+    format!("ghost-limit 64M\naction-script {}\n{lock}", script.display())
 }

@@ -31,8 +31,6 @@ pub(super) struct Donor {
     pub(super) addresses: Vec<IpAddr>,
     /// Some TCP connection has a peer.
     pub(super) connected: bool,
-    /// Somebody else had frozen it; it stays so.
-    pub(super) was_paused: bool,
 }
 
 pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Donor, CaptureError> {
@@ -65,7 +63,6 @@ pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Dono
         connected: ["tcp", "tcp6"]
             .iter()
             .any(|table| is_connected(&format!("/proc/{pid}/net/{table}"))),
-        was_paused: state.status == Status::Paused,
         container,
         bundle,
         runc,
