@@ -26,6 +26,7 @@ use crate::rootfs::DiffError;
 mod find;
 mod freeze;
 mod dump;
+mod noting;
 mod read;
 mod publish;
 
@@ -178,6 +179,23 @@ pub enum CaptureError {
         #[source]
         source: RuncError,
     },
+    /// CRIU was not done in time and was killed. The container runs on.
+    #[error("dump the processes within {seconds} s")]
+    DumpDeadline {
+        /// The limit.
+        seconds: u64,
+    },
+    /// CRIU was not done in time and was killed, and the container can't be let go on.
+    #[error("let the container run on after a dump that hung; `runc --root {} resume {id}` may", root.display())]
+    Resume {
+        /// runc's state directory.
+        root: PathBuf,
+        /// The container.
+        id: String,
+        /// What runc said.
+        #[source]
+        source: RuncError,
+    },
     /// The changes of the root filesystem can't be taken. The container runs on.
     #[error("take the changes of the root filesystem: {said}")]
     Rootfs {
@@ -225,7 +243,8 @@ pub enum CaptureError {
 /// Takes a snapshot and publishes it to the node's store. A snapshot that stands under the same key is replaced.
 ///
 /// # Errors
-/// See [`CaptureError`]. The container runs on, unless the dump that was to end it has succeeded.
+/// See [`CaptureError`]. The container runs on, unless the dump that was to end it has succeeded, or
+/// [`CaptureError::Resume`] says otherwise.
 pub async fn capture(
     config: &NodeConfig,
     request: &Request,

@@ -42,7 +42,16 @@ pub(crate) fn inner_pid(pid: i32) -> Option<i32> {
 
 /// Kills what is left of a restore: `init` takes its whole pid namespace along.
 pub(crate) fn kill_tree(init: i32) {
-    for pid in tree(init) {
+    end(&tree(init));
+}
+
+/// Kills every process below `ancestor`, but not `ancestor` itself.
+pub(crate) fn kill_below(ancestor: i32) {
+    end(tree(ancestor).get(1..).unwrap_or_default());
+}
+
+fn end(pids: &[i32]) {
+    for &pid in pids {
         // ESRCH only: it has ended.
         kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
     }

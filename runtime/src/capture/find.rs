@@ -31,6 +31,8 @@ pub(super) struct Donor {
     pub(super) addresses: Vec<IpAddr>,
     /// Some TCP connection has a peer.
     pub(super) connected: bool,
+    /// Somebody has paused it; it stays so.
+    pub(super) paused: bool,
 }
 
 pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Donor, CaptureError> {
@@ -63,6 +65,7 @@ pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Dono
         connected: ["tcp", "tcp6"]
             .iter()
             .any(|table| is_connected(&format!("/proc/{pid}/net/{table}"))),
+        paused: state.status == Status::Paused,
         container,
         bundle,
         runc,

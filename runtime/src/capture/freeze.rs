@@ -48,7 +48,7 @@ pub(super) async fn take(
     let script = directory.path().join("while-frozen");
     write_script(&script, request, donor, &tar, &words)?;
     let since = Instant::now();
-    let dumped = dump::dump(donor, request, directory.path(), &script).await;
+    let dumped = dump::dump(donor, request, directory.path(), &script, dump::LIMIT).await;
     let measured = since.elapsed();
     if let Err(error) = dumped {
         // CRIU only knows that its script failed.
@@ -56,7 +56,9 @@ pub(super) async fn take(
         if said.is_empty() {
             return Err(error);
         }
-        return Err(CaptureError::Rootfs { said: said.chars().take(WORDS_LIMIT).collect() });
+        return Err(CaptureError::Rootfs {
+            said: said.chars().take(WORDS_LIMIT).collect(),
+        });
     }
     let stats = fs::read(directory.path().join("work/stats-dump")).unwrap_or_default();
     Ok(Dump {
@@ -69,11 +71,8 @@ pub(super) async fn take(
 /// A directory beside the cache: on the disk that is meant for memory pages, and out of everybody's sight.
 fn room(config: &NodeConfig) -> Result<TempDir, CaptureError> {
     let path = config.cache.join("captures");
-    let made = fs::create_dir_all(&path).and_then(|()| {
-        tempfile::Builder::new()
-            .prefix("capture-")
-            .tempdir_in(&path)
-    });
+    let made = fs::create_dir_all(&path)
+        .and_then(|()| tempfile::Builder::new().prefix("capture-").tempdir_in(&path));
     let directory = made.map_err(|source| CaptureError::Room { path, source })?;
     for name in ["images", "work"] {
         let path = directory.path().join(name);
@@ -90,8 +89,11 @@ fn write_script(
     tar: &Path,
     words: &Path,
 ) -> Result<(), CaptureError> {
-    let fail = |source| CaptureError::Room { path: script.to_owned(), source };
-    let quoted = [&request.helper, &donor.upper, tar, words].map(|path| quote(path));
+    let fail = |source| CaptureError::Room {
+        path: script.to_owned(),
+        source,
+    };
+    let quoted = [&request.helper, &donor.upper, tar, words].map(quote);
     let [Some(helper), Some(upper), Some(tar), Some(words)] = quoted else {
         return Err(fail(io::Error::from(io::ErrorKind::InvalidFilename)));
     };
@@ -115,10 +117,16 @@ fn quote(path: &Path) -> Option<String> {
 /// # Errors
 /// See [`RootfsError`].
 pub fn write_rootfs_diff(upper: &Path, tar: &Path) -> Result<(), RootfsError> {
-    if rootfs::is_empty(upper).map_err(|source| RootfsError::File { path: upper.to_owned(), source })? {
+    if rootfs::is_empty(upper).map_err(|source| RootfsError::File {
+        path: upper.to_owned(),
+        source,
+    })? {
         return Ok(());
     }
-    let fail = |source| RootfsError::File { path: tar.to_owned(), source };
+    let fail = |source| RootfsError::File {
+        path: tar.to_owned(),
+        source,
+    };
     let mut out = BufWriter::with_capacity(1 << 20, File::create_new(tar).map_err(fail)?);
     rootfs::diff(upper, Marks::Trusted, &mut out).map_err(RootfsError::Diff)?;
     out.flush().map_err(fail)
