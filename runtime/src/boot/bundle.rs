@@ -13,7 +13,12 @@ use crate::key::Bundle;
 use crate::network::LOOPBACK_VERB;
 
 /// The parts of `linux.resources` that hold a restore back, and what of them does not.
-const HELD_BACK: [(&str, &[&str]); 3] = [("cpu", &["shares", "idle"]), ("memory", &[]), ("pids", &[])];
+const HELD_BACK: [(&str, &[&str]); 3] = [
+    ("cpu", &["shares", "idle"]),
+    // These two hold nothing back, and `runc update` does not know them (update.go of runc 1.3).
+    ("memory", &["swappiness", "disableOOMKiller"]),
+    ("pids", &[]),
+];
 
 /// Seconds that the loopback hook may take.
 const HOOK_TIMEOUT: u32 = 5;
@@ -117,7 +122,7 @@ mod tests {
     fn limits_are_taken_out_and_kept() {
         let read = bundle(
             json!({"ociVersion": "1.2.0", "root": {"path": "rootfs"}, "linux": {"resources": {
-            "cpu": {"quota": 10_000, "period": 100_000, "shares": 2}, "memory": {}, "devices": [{"allow": false}]}}}),
+            "cpu": {"quota": 10_000, "period": 100_000, "shares": 2}, "memory": {"limit": 4096, "swappiness": 10}, "devices": [{"allow": false}]}}}),
         );
         let edited = for_restore(
             &read,
@@ -129,11 +134,14 @@ mod tests {
         assert_eq!(config["root"]["path"], "/b/rootfs");
         assert_eq!(
             config["linux"]["resources"],
-            json!({"cpu": {"shares": 2}, "memory": {}, "devices": [{"allow": false}]})
+            json!({"cpu": {"shares": 2}, "memory": {"swappiness": 10}, "devices": [{"allow": false}]})
         );
         assert!(config.get("hooks").is_none());
         let limits: Value = serde_json::from_slice(&edited.limits.unwrap()).unwrap();
-        assert_eq!(limits, json!({"cpu": {"quota": 10_000, "period": 100_000}}));
+        assert_eq!(
+            limits,
+            json!({"cpu": {"quota": 10_000, "period": 100_000}, "memory": {"limit": 4096}})
+        );
     }
 
     #[test]
