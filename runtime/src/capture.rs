@@ -24,6 +24,7 @@ use crate::record::RecordError;
 use crate::rootfs::DiffError;
 
 mod find;
+mod room;
 mod freeze;
 mod dump;
 mod noting;

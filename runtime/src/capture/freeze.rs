@@ -12,10 +12,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
 use thaw_config::NodeConfig;
 
 use super::find::Donor;
+use super::room::Room;
 use super::{CaptureError, Request, RootfsError, dump};
 use crate::rootfs::{self, Marks};
 
@@ -30,7 +30,7 @@ const WORDS_LIMIT: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Dump {
     /// What keeps the files.
-    pub(super) directory: TempDir,
+    pub(super) directory: Room,
     /// The tar of root filesystem changes, if there are any.
     pub(super) rootfs: Option<PathBuf>,
     /// How long it took.
@@ -42,7 +42,7 @@ pub(super) async fn take(
     request: &Request,
     donor: &Donor,
 ) -> Result<Dump, CaptureError> {
-    let directory = room(config)?;
+    let directory = Room::make(config)?;
     let tar = directory.path().join("rootfs.tar");
     let words = directory.path().join("rootfs.err");
     let script = directory.path().join("while-frozen");
@@ -66,19 +66,6 @@ pub(super) async fn take(
         frozen: thaw_criu::stats::frozen_time(&stats).map_or(measured, Duration::from_micros),
         directory,
     })
-}
-
-/// A directory beside the cache: on the disk that is meant for memory pages, and out of everybody's sight.
-fn room(config: &NodeConfig) -> Result<TempDir, CaptureError> {
-    let path = config.cache.join("captures");
-    let made = fs::create_dir_all(&path)
-        .and_then(|()| tempfile::Builder::new().prefix("capture-").tempdir_in(&path));
-    let directory = made.map_err(|source| CaptureError::Room { path, source })?;
-    for name in ["images", "work"] {
-        let path = directory.path().join(name);
-        fs::create_dir(&path).map_err(|source| CaptureError::Room { path, source })?;
-    }
-    Ok(directory)
 }
 
 /// CRIU calls its script for many events, with the event in the environment.

@@ -6,11 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tempfile::TempDir;
 use thaw_criu::{Images, sockets};
 
 use super::CaptureError;
 use super::freeze::Dump;
+use super::room::Room;
 
 /// Files of CRIU that no restore reads.
 const LEFT_OUT: [&str; 2] = ["stats-dump", "dump.log"];
@@ -18,7 +18,7 @@ const LEFT_OUT: [&str; 2] = ["stats-dump", "dump.log"];
 /// A dump that boot would accept.
 #[derive(Debug)]
 pub(super) struct Checked {
-    pub(super) directory: TempDir,
+    pub(super) directory: Room,
     pub(super) rootfs: Option<PathBuf>,
     pub(super) frozen: Duration,
     /// Number of TCP connections in it.
