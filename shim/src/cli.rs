@@ -111,6 +111,14 @@ enum Verb {
     Explain(explain::Explain),
     /// Print a completion script for a shell
     Completion(completion::Completion),
+    /// Called by CRIU during a capture, while the processes stand still
+    #[command(name = thaw_runtime::capture::ROOTFS_VERB, hide = true)]
+    RootfsDiff {
+        /// Upper directory of the overlay
+        upper: PathBuf,
+        /// File to write
+        tar: PathBuf,
+    },
 }
 
 /// Runs the tool with these arguments (the first is its name).
@@ -142,6 +150,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     if let Verb::Completion(completion) = &cli.verb {
         return completion.run();
     }
+    if let Verb::RootfsDiff { upper, tar } = &cli.verb {
+        return Ok(thaw_runtime::capture::write_rootfs_diff(upper, tar)?);
+    }
     let context = Context::new(cli.global)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -154,7 +165,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Verb::Inspect(inspect) => inspect.run(&context).await,
             Verb::Rm(rm) => rm.run(&context).await,
             Verb::Explain(explain) => explain.run(&context),
-            Verb::Completion(completion) => completion.run(),
+            Verb::Completion(_) | Verb::RootfsDiff { .. } => Ok(()),
         }
     })
 }

@@ -31,6 +31,7 @@ pub mod files;
 pub mod mounts;
 pub mod pagemap;
 pub mod seccomp;
+pub mod stats;
 pub mod check;
 
 pub use check::{CheckError, check};

@@ -1,5 +1,6 @@
 //! `runc checkpoint`.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 
 use crate::command::{Runc, Streams};
@@ -75,7 +76,8 @@ impl Runc {
         if let Some(config) = &options.criu_config {
             command.env(CRIU_CONFIG_FILE, config);
         }
-        command.arg(id);
+        // Ctrl-C at a terminal goes to its whole process group; CRIU must not stop half-way in the processes.
+        command.process_group(0).arg(id);
         self.run("checkpoint", command, Streams::Capture, self.deadlines.hooks)
             .await
             .map(drop)

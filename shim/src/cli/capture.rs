@@ -49,11 +49,12 @@ impl Capture {
             namespace,
             id: self.container.clone(),
             stop: self.stop,
+            helper: std::env::current_exe()?,
         };
         let (progress, cancel) = (Reporter::new(), Cancel::default());
         let work = capture::capture(&context.config, &request, &progress, &cancel);
         tokio::pin!(work);
-        // Dropping the work half-way could leave the application frozen: it is asked to stop, and waited for.
+        // Asked to stop and waited for, so that it removes its files.
         let captured = loop {
             tokio::select! {
                 captured = &mut work => break captured,
