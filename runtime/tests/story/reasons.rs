@@ -1,12 +1,14 @@
 //! One story for each way in which a restore can fail.
 
-use std::fs;
+use std::fs::{self, File};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use thaw_config::{NodeConfig, SnapshotPolicy};
+use thaw_snapshot::KeyDocument;
+use thaw_store::Cache;
 
 use super::donor::Donor;
 use super::world::{Images, World};
@@ -123,7 +125,15 @@ pub(crate) const STORIES: [Story; 36] = [
         fs::remove_dir_all(world.path("store/v1/blobs")).unwrap()
     }),
     at_clone("fetch_timeout", |world| {
-        world.config.deadlines.fetch = Duration::ZERO
+        // Another process fetches the same snapshot, and does not end.
+        Cache::open(&world.config.cache).unwrap();
+        let document = KeyDocument::parse(&fs::read(key_document(world)).unwrap()).unwrap();
+        let id = document.variants[0].id();
+        let lock = world.config.cache.join(format!("tmp/{}.lock", id.hex()));
+        let lock = File::create(lock).unwrap();
+        lock.lock().unwrap();
+        world.open = Some(lock);
+        world.config.deadlines.fetch = Duration::from_millis(20);
     }),
     at_donor("images_invalid", |donor, _| {
         donor.images.get_mut("core-1.img").unwrap().truncate(100)

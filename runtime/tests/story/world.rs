@@ -38,6 +38,8 @@ pub(crate) struct World {
     pub(crate) rootfs: FakeRootfs,
     /// Written to the bundle, unless it is null.
     pub(crate) spec: Value,
+    /// A file that stays open, for its lock.
+    pub(crate) open: Option<fs::File>,
 }
 
 impl World {
@@ -76,6 +78,7 @@ impl World {
             images: Arc::new(Images::Known),
             rootfs: FakeRootfs::new(root.path().join("upper")),
             spec: donor::spec(),
+            open: None,
             root,
         };
         let upper = world.upper();
