@@ -23,6 +23,8 @@ use thaw_config::{ConfigError, NodeConfig, SnapshotPolicy};
 use thaw_runc::{CreateOptions, Runc, RuncError};
 
 use crate::identify::Identify;
+use crate::key::read_bundle;
+use crate::network;
 use crate::outcome::{Outcome, Result as Way};
 use crate::record::Record;
 use crate::timeline::Timeline;
@@ -43,7 +45,7 @@ pub use reason::{Ineligible, Reason};
 pub use resume::{Held, ResumeError};
 pub use rights::RightsError;
 
-pub(crate) use eligible::check_namespaces;
+pub(crate) use eligible::{Network, check_namespaces, network_of};
 pub(crate) use lookup::store_options;
 
 /// The file of the bundle in which runc writes the pid of init; the stock shim's name for it.
@@ -238,6 +240,18 @@ impl Boot {
         }
     }
 
+    /// Opens the network namespace that a captured container has left locked, if this one joins such a namespace.
+    async fn unlock(&self, request: &Request) {
+        if !network::any_noted(&self.config.state) {
+            return;
+        }
+        if let Ok(bundle) = read_bundle(&request.bundle)
+            && let Network::Joined(path) = network_of(&bundle.spec)
+        {
+            network::release_noted(&self.config.state, &path, &*self.runc.spawner).await;
+        }
+    }
+
     /// runc, with the node's CRIU.
     fn restorer(&self) -> Runc {
         Runc {
@@ -269,6 +283,7 @@ impl Boot {
         timeline: &mut Timeline,
     ) -> Result<i32, CreateError> {
         timeline.stage("create");
+        self.unlock(request).await;
         rootfs.mount().map_err(|source| CreateError::Mount {
             path: request.bundle.join("rootfs"),
             source,

@@ -269,6 +269,9 @@ pub async fn capture(
 
     progress.step(Step::Freeze);
     let dump = freeze::take(config, request, &donor).await?;
+    if request.stop && donor.connected {
+        donor.note_lock(&config.state);
+    }
     let checked = read::facts(dump).await?;
     let about = publish::About {
         namespace: &request.namespace,

@@ -10,8 +10,10 @@ use std::thread;
 
 use nix::sched::{CloneFlags, setns};
 
+mod lock;
 mod loopback;
 
+pub(crate) use lock::{any_noted, note, release, release_noted};
 pub use loopback::{LOOPBACK_VERB, loopback_up, run_hook};
 
 /// Runs `work` on a thread that has joined the namespace at `path`.

@@ -8,6 +8,7 @@ use thaw_runc::{RestoreOptions, first_criu_error};
 
 use super::rewrite::{Prepared, discard};
 use super::{Boot, CreateError, Failed, Held, PID_FILE, Reason, Request, Rootfs, Streams};
+use crate::network;
 use crate::record::Record;
 use crate::rootfs::{self, Limits, Marks, RootAttributes};
 use crate::task::kill_tree;
@@ -41,6 +42,9 @@ pub(super) async fn run(
             return Err(reason.into());
         }
     };
+    if !prepared.tcp_established {
+        boot.unlock(request).await;
+    }
     let tried = attempt(boot, request, container, streams, &prepared, timeline).await;
     let Err(reason) = tried else {
         // The images and CRIU's temporary files are of no more use. The bundle stays: runc names it in its state.
@@ -154,6 +158,11 @@ async fn undo(
     // A restore that failed has cleaned up after itself; one that was cut off has not. The container's mounts are
     // not in this mount namespace, so this can't reach its files.
     let deleted = boot.runc.delete(&request.id, true).await;
+    if prepared.tcp_established
+        && let Some(network) = &prepared.joined
+    {
+        network::release(network, &*boot.runc.spawner).await;
+    }
     keep_log(boot, request, prepared);
     discard(&prepared.directory);
     let emptied = empty(container, prepared.upper.clone(), before).await;

@@ -34,6 +34,8 @@ pub(super) struct Prepared {
     pub(super) criu_config: PathBuf,
     /// Established TCP connections are restored.
     pub(super) tcp_established: bool,
+    /// The network namespace to join, if it is not a new one.
+    pub(super) joined: Option<PathBuf>,
     /// Limits to set afterwards, as JSON for `runc update`; the restore itself runs without them.
     pub(super) limits: Option<Vec<u8>>,
     /// Tasks that were stopped when the donor was frozen, by their own pid; they stay so.
@@ -105,6 +107,10 @@ fn prepare(
         directory,
         criu_config,
         tcp_established,
+        joined: match network {
+            Network::Joined(path) => Some(path),
+            Network::New | Network::Host => None,
+        },
         limits: edited.limits,
         stopped,
         rootfs: entry.rootfs(),

@@ -9,7 +9,7 @@ use thaw_runc::{Runc, Status};
 use thaw_snapshot::HostFacts;
 
 use super::{CaptureError, Request, runc_of};
-use crate::boot::{Ineligible, check_namespaces};
+use crate::boot::{Ineligible, Network, check_namespaces, network_of};
 use crate::host;
 use crate::key::{Bundle, read_bundle};
 use crate::network;
@@ -76,6 +76,17 @@ pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Dono
 pub(super) async fn host(config: &NodeConfig, runc: &Runc) -> Result<HostFacts, CaptureError> {
     let learned = host::facts(&config.state, &config.criu, &runc.binary, &*runc.spawner).await;
     learned.map_err(CaptureError::Host)
+}
+
+impl Donor {
+    /// The dump that ended the container has left its network locked, for the sake of its connections.
+    pub(super) fn note_lock(&self, state: &Path) {
+        if let Network::Joined(path) = network_of(&self.bundle.spec)
+            && let Err(error) = network::note(state, &path)
+        {
+            log::warn!("note that {} is locked: {error}", path.display());
+        }
+    }
 }
 
 fn is_connected(table: &str) -> bool {
