@@ -34,7 +34,13 @@ impl Ran {
     /// When its exit code was not 0.
     pub fn ok(self) -> Result<String> {
         if self.code != 0 {
-            bail!("{} answered {}: {}{}", self.line, self.code, self.stderr, self.stdout);
+            bail!(
+                "{} answered {}: {}{}",
+                self.line,
+                self.code,
+                self.stderr,
+                self.stdout
+            );
         }
         Ok(self.stdout)
     }
@@ -93,13 +99,23 @@ impl Background {
     pub fn wait(mut self, limit: Duration) -> Result<Ran> {
         self.close_stdin();
         let line = self.line.clone();
-        let status = until(&format!("the end of {line}"), limit, || Ok(self.child.try_wait()?))?;
-        let mut texts = self.readers.drain(..).map(|reader| reader.join().unwrap_or_default());
+        let status = until(&format!("the end of {line}"), limit, || {
+            Ok(self.child.try_wait()?)
+        })?;
+        let mut texts = self
+            .readers
+            .drain(..)
+            .map(|reader| reader.join().unwrap_or_default());
         let (stdout, stderr) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
         let code = status.code().unwrap_or_else(|| {
             128 + std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or_default()
         });
-        Ok(Ran { line, code, stdout, stderr })
+        Ok(Ran {
+            line,
+            code,
+            stdout,
+            stderr,
+        })
     }
 }
 
@@ -120,11 +136,19 @@ pub fn spawn(words: &[&str]) -> Result<Background> {
     let line = words.join(" ");
     let (program, arguments) = words.split_first().context("no program")?;
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("start {line}"))?;
     let out = child.stdout.take().map(read_all);
     let err = child.stderr.take().map(read_all);
-    Ok(Background { child, line, readers: out.into_iter().chain(err).collect() })
+    Ok(Background {
+        child,
+        line,
+        readers: out.into_iter().chain(err).collect(),
+    })
 }
 
 fn read_all(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {

@@ -31,7 +31,11 @@ impl Console {
         let pty = openpty(None, None)?;
         let slave = File::from(pty.slave);
         let mut command = Command::new(program);
-        command.args(arguments).stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
+        command
+            .args(arguments)
+            .stdin(slave.try_clone()?)
+            .stdout(slave.try_clone()?)
+            .stderr(slave);
         let child = command.spawn()?;
         drop(command);
         let master = File::from(pty.master);
@@ -45,7 +49,12 @@ impl Console {
                 }
             }
         });
-        Ok(Self { child, master, output, seen: String::new() })
+        Ok(Self {
+            child,
+            master,
+            output,
+            seen: String::new(),
+        })
     }
 
     /// Types.
@@ -61,12 +70,16 @@ impl Console {
     /// # Errors
     /// When it does not come in 10 s.
     pub fn expect(&mut self, text: &str) -> Result<String> {
-        let waited = until(&format!("{text:?} on the terminal"), Duration::from_secs(10), || {
-            while let Ok(bytes) = self.output.try_recv() {
-                self.seen.push_str(&String::from_utf8_lossy(&bytes));
-            }
-            Ok(self.seen.contains(text).then(|| self.seen.clone()))
-        });
+        let waited = until(
+            &format!("{text:?} on the terminal"),
+            Duration::from_secs(10),
+            || {
+                while let Ok(bytes) = self.output.try_recv() {
+                    self.seen.push_str(&String::from_utf8_lossy(&bytes));
+                }
+                Ok(self.seen.contains(text).then(|| self.seen.clone()))
+            },
+        );
         waited.with_context(|| format!("on the terminal: {:?}", self.seen))
     }
 
@@ -75,7 +88,9 @@ impl Console {
     /// # Errors
     /// When it does not end in 10 s.
     pub fn wait(mut self) -> Result<i32> {
-        let status = until("the program on the terminal", Duration::from_secs(10), || Ok(self.child.try_wait()?))?;
+        let status = until("the program on the terminal", Duration::from_secs(10), || {
+            Ok(self.child.try_wait()?)
+        })?;
         Ok(status.code().unwrap_or(-1))
     }
 }

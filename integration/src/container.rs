@@ -68,7 +68,9 @@ impl Run {
     }
 
     fn words(&self) -> Vec<String> {
-        let mut words: Vec<String> = ["ctr", "run", "--runtime", &self.runtime].map(String::from).to_vec();
+        let mut words: Vec<String> = ["ctr", "run", "--runtime", &self.runtime]
+            .map(String::from)
+            .to_vec();
         words.extend(self.flags.iter().cloned());
         words.extend([self.image.clone(), self.id.clone()]);
         words.extend(self.command.iter().cloned());
@@ -155,7 +157,11 @@ impl Container {
     /// A guard for the container of this id, whether it is there yet or not.
     #[must_use]
     pub fn named(id: &str, log: Option<PathBuf>) -> Self {
-        Self { id: id.to_owned(), log, execs: Cell::new(0) }
+        Self {
+            id: id.to_owned(),
+            log,
+            execs: Cell::new(0),
+        }
     }
 
     /// Its id.
@@ -170,9 +176,15 @@ impl Container {
     /// When containerd does not answer.
     pub fn task(&self) -> Result<Option<(i32, String)>> {
         let list = ok(&["ctr", "task", "list"])?;
-        let fields = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let found = fields.into_iter().find(|fields| fields.first() == Some(&self.id.as_str()));
-        found.map(|fields| Ok((fields[1].parse()?, fields[2].to_owned()))).transpose()
+        let fields = list
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let found = fields
+            .into_iter()
+            .find(|fields| fields.first() == Some(&self.id.as_str()));
+        found
+            .map(|fields| Ok((fields[1].parse()?, fields[2].to_owned())))
+            .transpose()
     }
 
     /// Pid of its init.
@@ -180,7 +192,10 @@ impl Container {
     /// # Errors
     /// When it has no task.
     pub fn pid(&self) -> Result<i32> {
-        Ok(self.task()?.with_context(|| format!("{} has no task", self.id))?.0)
+        Ok(self
+            .task()?
+            .with_context(|| format!("{} has no task", self.id))?
+            .0)
     }
 
     /// `RUNNING`, `STOPPED`, `PAUSED`; empty when there is no task.
@@ -224,7 +239,9 @@ impl Container {
     /// # Errors
     /// When thaw does not know.
     pub fn outcome(&self) -> Result<Outcome> {
-        Ok(serde_json::from_str(&ok(&["thaw", "explain", "-o", "json", &self.id])?)?)
+        Ok(serde_json::from_str(&ok(&[
+            "thaw", "explain", "-o", "json", &self.id,
+        ])?)?)
     }
 
     /// Fails unless it was restored.
@@ -273,7 +290,9 @@ impl Container {
     /// # Errors
     /// When it does not end.
     pub fn end(&self) -> Result<i32> {
-        until(&format!("the end of {}", self.id), LIMIT, || Ok((self.status()? == "STOPPED").then_some(())))?;
+        until(&format!("the end of {}", self.id), LIMIT, || {
+            Ok((self.status()? == "STOPPED").then_some(()))
+        })?;
         let ran = run(&["ctr", "task", "delete", &self.id])?;
         // It answers 0 and tells the code in a warning.
         let told = ran.stderr.split("non-zero exit code ").nth(1);
@@ -289,7 +308,10 @@ impl Container {
     /// When it can't be read.
     pub fn cgroup_file(&self, controller: &str, name: &str) -> Result<String> {
         let path = format!("/sys/fs/cgroup/{controller}/default/{}/{name}", self.id);
-        Ok(fs::read_to_string(&path).with_context(|| format!("read {path}"))?.trim().to_owned())
+        Ok(fs::read_to_string(&path)
+            .with_context(|| format!("read {path}"))?
+            .trim()
+            .to_owned())
     }
 }
 
@@ -319,7 +341,9 @@ impl Python {
     pub fn ready(container: Container) -> Result<Self> {
         let netns = container.netns()?;
         let python = Self { container, netns };
-        python.get("/healthz").with_context(|| format!("log: {:?}", python.container.log()))?;
+        python
+            .get("/healthz")
+            .with_context(|| format!("log: {:?}", python.container.log()))?;
         Ok(python)
     }
 
@@ -328,7 +352,12 @@ impl Python {
     /// # Errors
     /// When there is no 200 in time.
     pub fn get(&self, path: &str) -> Result<String> {
-        http::get(&self.netns, SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)), path, LIMIT)
+        http::get(
+            &self.netns,
+            SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
+            path,
+            LIMIT,
+        )
     }
 
     /// What the server knows of itself.

@@ -61,14 +61,17 @@ pub fn restart_containerd() -> Result<()> {
         let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         Ok((state.is_empty() || state.contains(") Z ")).then_some(()))
     })?;
-    let log = OpenOptions::new().append(true).open("/run/containerd/containerd.log")?;
-    let mut words = line.split_whitespace();
-    Command::new(words.next().unwrap_or_default())
-        .args(words)
+    let log = OpenOptions::new()
+        .append(true)
+        .open("/run/containerd/containerd.log")?;
+    // Not a child of ours, so that its end is collected by the lab's init.
+    Command::new("setsid")
+        .arg("--fork")
+        .args(line.split_whitespace())
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
-        .spawn()?;
+        .status()?;
     until("containerd", Duration::from_secs(15), || {
         Ok((run(&["ctr", "version"])?.code == 0).then_some(()))
     })

@@ -50,8 +50,12 @@ pub fn edit(store: &Path, change: impl FnOnce(&mut Value)) -> Result<()> {
 /// When the snapshot has no such blob.
 pub fn blob(store: &Path, name: &str) -> Result<PathBuf> {
     let value: Value = serde_json::from_slice(&fs::read(document(store)?)?)?;
-    let found = value.pointer(&format!("/variants/0/blobs/{name}/digest")).and_then(Value::as_str);
-    let hex = found.and_then(|digest| digest.strip_prefix("sha256:")).context("no such blob")?;
+    let found = value
+        .pointer(&format!("/variants/0/blobs/{name}/digest"))
+        .and_then(Value::as_str);
+    let hex = found
+        .and_then(|digest| digest.strip_prefix("sha256:"))
+        .context("no such blob")?;
     Ok(store.join("v1/blobs/sha256").join(hex))
 }
 
@@ -78,7 +82,10 @@ fn replace(store: &Path, name: &str, tar: &[u8]) -> Result<()> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// A tar with one regular file whose name is taken as it is.

@@ -26,7 +26,11 @@ const FOLDERS: &[(&str, usize)] = &[
 ];
 
 /// Made once and kept: what is known of the host, and the folders of a namespace.
-const KEPT: &[&str] = &["/run/thaw/host.json", "/run/thaw/default", "/run/containerd/runc/default"];
+const KEPT: &[&str] = &[
+    "/run/thaw/host.json",
+    "/run/thaw/default",
+    "/run/containerd/runc/default",
+];
 
 impl Inventory {
     /// Looks.
@@ -35,7 +39,11 @@ impl Inventory {
     /// When something can't be read.
     pub fn take() -> Result<Self> {
         let mut found = BTreeSet::new();
-        found.extend(processes()?.into_iter().map(|(pid, line)| format!("process {pid} {line}")));
+        // A test may have started the daemon anew.
+        let processes = processes()?
+            .into_iter()
+            .filter(|(_, line)| !line.starts_with("containerd --config"));
+        found.extend(processes.map(|(pid, line)| format!("process {pid} {line}")));
         for line in fs::read_to_string("/proc/self/mountinfo")?.lines() {
             // The mount that keeps named network namespaces is made with the first and stays.
             if let Some(path) = line.split(' ').nth(4).filter(|path| *path != "/run/netns") {
@@ -88,22 +96,44 @@ pub fn processes() -> Result<Vec<(i32, String)>> {
     let own = std::process::id();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
         // One that has just ended can't be read.
-        let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else {
+            continue;
+        };
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+            continue;
+        };
         if pid.cast_unsigned() != own {
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             let name = stat.split(['(', ')']).nth(1).unwrap_or_default();
-            found.push((pid, if line.is_empty() { format!("[{name}]") } else { line }));
+            found.push((
+                pid,
+                if line.is_empty() {
+                    format!("[{name}]")
+                } else {
+                    line
+                },
+            ));
         }
     }
     Ok(found)
 }
 
 fn entries(folder: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.path().to_str().map(str::to_owned)).collect()
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.path().to_str().map(str::to_owned))
+        .collect()
 }
 
 fn walk(folder: &Path, depth: usize, visit: &mut dyn FnMut(&str, bool)) {

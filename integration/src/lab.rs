@@ -62,7 +62,11 @@ impl Lab {
         let directory = PathBuf::from(format!("/var/lib/thaw/test-{}", name.replace("::", "-")));
         fs::create_dir_all(&directory)?;
         fs::create_dir_all("/etc/thaw")?;
-        let lab = Self { directory, before: Inventory::take()?, _turn: turn };
+        let lab = Self {
+            directory,
+            before: Inventory::take()?,
+            _turn: turn,
+        };
         lab.configure("")?;
         Ok(lab)
     }
@@ -93,7 +97,10 @@ impl Lab {
     /// When it can't be written.
     pub fn configure_store(&self, url: &str, keys: &str) -> Result<()> {
         let cache = self.directory.join("cache");
-        Ok(fs::write(CONFIG, format!("cache = {cache:?}\nstore.url = {url:?}\n{keys}\n"))?)
+        Ok(fs::write(
+            CONFIG,
+            format!("cache = {cache:?}\nstore.url = {url:?}\n{keys}\n"),
+        )?)
     }
 
     /// Empties this node's cache.
@@ -128,7 +135,13 @@ impl Lab {
             remove(Path::new(&unfinished))?;
             let donor = self.python("golden")?;
             donor.get("/write?marker")?;
-            ok(&["thaw", "capture", "--store", &format!("file://{unfinished}"), donor.container.id()])?;
+            ok(&[
+                "thaw",
+                "capture",
+                "--store",
+                &format!("file://{unfinished}"),
+                donor.container.id(),
+            ])?;
             fs::rename(unfinished, GOLDEN)?;
         }
         remove(&self.store())?;

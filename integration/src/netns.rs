@@ -19,7 +19,9 @@ impl Netns {
     /// What `ip` says.
     pub fn new(name: &str) -> Result<Self> {
         ok(&["ip", "netns", "add", name])?;
-        let made = Self { name: name.to_owned() };
+        let made = Self {
+            name: name.to_owned(),
+        };
         ok(&["ip", "-n", name, "link", "set", "lo", "up"])?;
         Ok(made)
     }
@@ -75,7 +77,16 @@ impl Bridge {
         ok(&[["ip", "link", "add", &outside, "type", "veth"].as_slice(), &peer].concat())?;
         ok(&["ip", "link", "set", &outside, "master", "thaw0", "up"])?;
         ok(&["ip", "-n", name, "link", "set", "eth0", "address", mac, "up"])?;
-        ok(&["ip", "-n", name, "address", "add", &format!("{address}/24"), "dev", "eth0"])?;
+        ok(&[
+            "ip",
+            "-n",
+            name,
+            "address",
+            "add",
+            &format!("{address}/24"),
+            "dev",
+            "eth0",
+        ])?;
         Ok(())
     }
 }

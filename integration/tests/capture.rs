@@ -29,7 +29,9 @@ fn client(python: &Python, stop: &Arc<AtomicBool>) -> Result<thread::JoinHandle<
 
 #[test]
 fn clients_of_the_donor_see_no_error() -> Result<()> {
-    let Some(lab) = Lab::enter("clients_of_the_donor_see_no_error") else { return Ok(()) };
+    let Some(lab) = Lab::enter("clients_of_the_donor_see_no_error") else {
+        return Ok(());
+    };
     {
         let donor = lab.python("donor")?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -43,81 +45,125 @@ fn clients_of_the_donor_see_no_error() -> Result<()> {
         assert_ne!(first["id"], second["id"]);
         assert_eq!(first["key"], second["key"]);
         let clone = Python::ready(lab.python_run("clone").start()?)?;
-        assert_eq!(clone.container.assert_restored()?.snapshot.as_deref(), second["id"].as_str());
+        assert_eq!(
+            clone.container.assert_restored()?.snapshot.as_deref(),
+            second["id"].as_str()
+        );
     }
     lab.done()
 }
 
 #[test]
 fn stop_ends_the_donor() -> Result<()> {
-    let Some(lab) = Lab::enter("stop_ends_the_donor") else { return Ok(()) };
+    let Some(lab) = Lab::enter("stop_ends_the_donor") else {
+        return Ok(());
+    };
     {
         let donor = lab.python("donor")?;
         let events = Events::subscribe()?;
         lab.capture(&donor.container, &["--stop"])?;
         donor.container.end()?;
         let topics: Vec<_> = events.of("donor")?.into_iter().map(|(topic, _)| topic).collect();
-        assert_eq!(topics.iter().filter(|topic| *topic == "/tasks/exit").count(), 1, "{topics:?}");
+        assert_eq!(
+            topics.iter().filter(|topic| *topic == "/tasks/exit").count(),
+            1,
+            "{topics:?}"
+        );
         drop(donor);
-        Python::ready(lab.python_run("clone").start()?)?.container.assert_restored()?;
+        Python::ready(lab.python_run("clone").start()?)?
+            .container
+            .assert_restored()?;
     }
     lab.done()
 }
 
 /// Whatever happens to `thaw capture`, the application goes on and nothing half-made is found.
+fn interrupt(lab: &Lab, signal: Signal) -> Result<()> {
+    let mut stuck = Vec::new();
+    for after in [30, 60, 100, 150, 250, 400] {
+        let donor = lab.python("donor")?;
+        let capture = spawn(&["thaw", "capture", "donor"])?;
+        thread::sleep(Duration::from_millis(after));
+        capture.signal(signal).ok();
+        let code = capture.wait(Duration::from_secs(20))?.code;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 8000));
+        if http::get(
+            &donor.container.netns()?,
+            address,
+            "/healthz",
+            Duration::from_secs(1),
+        )
+        .is_err()
+        {
+            stuck.push(format!(
+                "{signal} after {after} ms (it answered {code}); {}",
+                donor.container.status()?
+            ));
+            ok(&["ctr", "task", "pause", "donor"])?;
+            ok(&["ctr", "task", "resume", "donor"])?;
+        }
+        if lab.store().join("v1/keys").exists() {
+            // The signal may come between the last rename and the end; then the snapshot is whole.
+            forge::document(&lab.store())?;
+            Python::ready(lab.python_run("clone").start()?)?
+                .container
+                .assert_restored()?;
+        }
+        // Whatever is left of the first must not hinder a second.
+        lab.capture(&donor.container, &[])
+            .with_context(|| format!("again after {after} ms"))?;
+        donor
+            .get("/healthz")
+            .with_context(|| format!("a second capture after {stuck:?}"))?;
+        run(&["rm", "-rf", &lab.store().display().to_string()])?.ok()?;
+    }
+    assert!(stuck.is_empty(), "the donor stood still: {stuck:#?}");
+    Ok(())
+}
+
 #[test]
 fn an_interrupted_capture_leaves_a_running_donor() -> Result<()> {
-    let Some(lab) = Lab::enter("an_interrupted_capture_leaves_a_running_donor") else { return Ok(()) };
-    let mut stuck = Vec::new();
-    for signal in [Signal::SIGINT, Signal::SIGKILL] {
-        for after in [30, 80, 130, 180, 250, 350, 500] {
-            let donor = lab.python("donor")?;
-            let capture = spawn(&["thaw", "capture", "donor"])?;
-            thread::sleep(Duration::from_millis(after));
-            capture.signal(signal).ok();
-            let ran = capture.wait(Duration::from_secs(20))?;
-            let answers = http::get(
-                &donor.container.netns()?,
-                SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
-                "/healthz",
-                Duration::from_secs(2),
-            );
-            let what = format!("{signal} after {after} ms (it answered {})", ran.code);
-            if answers.is_err() {
-                stuck.push(format!("{what}: {}", donor.container.status()?));
-                let resumed = run(&["ctr", "task", "resume", "donor"])?;
-                stuck.push(format!("resume: {} {}; then {}", resumed.code, resumed.stderr, donor.container.status()?));
-            }
-            if ran.code != 0 && lab.store().join("v1/keys").exists() {
-                // SIGKILL may come between the last rename and the end; then the snapshot is whole.
-                let path = forge::document(&lab.store())?;
-                serde_json::from_slice::<Value>(&std::fs::read(path)?).with_context(|| what.clone())?;
-            }
-            // Whatever is left of the first must not hinder a second.
-            lab.capture(&donor.container, &[]).with_context(|| format!("again after {what}"))?;
-            donor.get("/healthz").with_context(|| format!("after a second capture; {stuck:#?}"))?;
-            run(&["rm", "-rf", &lab.store().display().to_string()])?.ok()?;
-        }
-    }
-    assert!(stuck.is_empty(), "the donor stood still after: {stuck:#?}");
+    let Some(lab) = Lab::enter("an_interrupted_capture_leaves_a_running_donor") else {
+        return Ok(());
+    };
+    interrupt(&lab, Signal::SIGINT)?;
+    lab.done()
+}
+
+#[test]
+fn a_killed_capture_leaves_a_running_donor() -> Result<()> {
+    let Some(lab) = Lab::enter("a_killed_capture_leaves_a_running_donor") else {
+        return Ok(());
+    };
+    interrupt(&lab, Signal::SIGKILL)?;
     lab.done()
 }
 
 #[test]
 fn what_cannot_be_captured() -> Result<()> {
-    let Some(lab) = Lab::enter("what_cannot_be_captured") else { return Ok(()) };
+    let Some(lab) = Lab::enter("what_cannot_be_captured") else {
+        return Ok(());
+    };
     {
         let none = run(&["thaw", "capture", "nobody"])?;
         assert_eq!(none.code, 3, "{}", none.stderr);
         assert!(none.stderr.contains("nobody"), "{}", none.stderr);
-        let stock = Run::new("stock", "static").runtime(thaw_integration::STOCK).command(&["sleep", "100"]).start()?;
+        let stock = Run::new("stock", "static")
+            .runtime(thaw_integration::STOCK)
+            .command(&["sleep", "100"])
+            .start()?;
         assert_eq!(run(&["thaw", "capture", stock.id()])?.code, 3);
-        let host = Run::new("host", "static").flags(&["--net-host"]).command(&["sleep", "100"]).start()?;
+        let host = Run::new("host", "static")
+            .flags(&["--net-host"])
+            .command(&["sleep", "100"])
+            .start()?;
         let refused = run(&["thaw", "capture", host.id()])?;
         assert_eq!(refused.code, 4, "{}", refused.stderr);
         assert_eq!(host.status()?, "RUNNING");
         let ended = Run::new("ended", "static").command(&["true"]).start()?;
-        until("its end", Duration::from_secs(5), || Ok((ended.status()? == "STOPPED").then_some(())))?;
+        until("its end", Duration::from_secs(5), || {
+            Ok((ended.status()? == "STOPPED").then_some(()))
+        })?;
         let refused = run(&["thaw", "capture", ended.id()])?;
         assert_ne!(refused.code, 0);
         assert_eq!(run(&["thaw", "frobnicate"])?.code, 2);
@@ -129,13 +175,17 @@ fn what_cannot_be_captured() -> Result<()> {
 /// A container that was paused stays paused, and its clone runs.
 #[test]
 fn a_paused_donor_stays_paused() -> Result<()> {
-    let Some(lab) = Lab::enter("a_paused_donor_stays_paused") else { return Ok(()) };
+    let Some(lab) = Lab::enter("a_paused_donor_stays_paused") else {
+        return Ok(());
+    };
     {
         let donor = lab.python("donor")?;
         ok(&["ctr", "task", "pause", "donor"])?;
         lab.capture(&donor.container, &[])?;
         assert_eq!(donor.container.status()?, "PAUSED");
-        Python::ready(lab.python_run("clone").start()?)?.container.assert_restored()?;
+        Python::ready(lab.python_run("clone").start()?)?
+            .container
+            .assert_restored()?;
         ok(&["ctr", "task", "resume", "donor"])?;
         donor.get("/healthz")?;
     }
@@ -144,9 +194,13 @@ fn a_paused_donor_stays_paused() -> Result<()> {
 
 #[test]
 fn snapshots_are_listed_shown_and_removed() -> Result<()> {
-    let Some(lab) = Lab::enter("snapshots_are_listed_shown_and_removed") else { return Ok(()) };
+    let Some(lab) = Lab::enter("snapshots_are_listed_shown_and_removed") else {
+        return Ok(());
+    };
     let json = |words: &[&str]| -> Result<Value> {
-        Ok(serde_json::from_str(&ok(&[&["thaw", "-o", "json"], words].concat())?)?)
+        Ok(serde_json::from_str(&ok(
+            &[&["thaw", "-o", "json"], words].concat()
+        )?)?)
     };
     assert_eq!(json(&["ls"])?, serde_json::json!([]));
     lab.with_snapshot()?;
@@ -165,7 +219,12 @@ fn snapshots_are_listed_shown_and_removed() -> Result<()> {
     let gone = json(&["rm", short])?;
     assert_eq!(gone[0]["id"].as_str(), Some(id.as_str()));
     assert_eq!(json(&["ls"])?, serde_json::json!([]));
-    assert!(std::fs::read_dir(lab.store().join("v1/blobs/sha256"))?.next().is_none(), "blobs are left");
+    assert!(
+        std::fs::read_dir(lab.store().join("v1/blobs/sha256"))?
+            .next()
+            .is_none(),
+        "blobs are left"
+    );
     lab.python("cold")?.container.assert_cold("no_snapshot")?;
     assert_eq!(run(&["thaw", "explain", "cold"])?.code, 3);
     lab.done()
@@ -174,7 +233,9 @@ fn snapshots_are_listed_shown_and_removed() -> Result<()> {
 /// containerd's own checkpoints, which `ctr` can restore under the stock runtime.
 #[test]
 fn ctr_tasks_checkpoint() -> Result<()> {
-    let Some(lab) = Lab::enter("ctr_tasks_checkpoint") else { return Ok(()) };
+    let Some(lab) = Lab::enter("ctr_tasks_checkpoint") else {
+        return Ok(());
+    };
     {
         let donor = lab.python("donor")?;
         ok(&["ctr", "task", "checkpoint", "donor"])?;
@@ -188,7 +249,10 @@ fn ctr_tasks_checkpoint() -> Result<()> {
         ok(&["ctr", "task", "checkpoint", "--exit", "donor"])?;
         donor.container.end()?;
     }
-    for line in ok(&["ctr", "image", "list", "--quiet"])?.lines().filter(|line| line.contains("checkpoint")) {
+    for line in ok(&["ctr", "image", "list", "--quiet"])?
+        .lines()
+        .filter(|line| line.contains("checkpoint"))
+    {
         ok(&["ctr", "image", "remove", line])?;
     }
     lab.done()

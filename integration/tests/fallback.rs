@@ -38,16 +38,24 @@ fn cold(lab: &Lab, reason: &str) -> Result<()> {
 
 #[test]
 fn the_store_is_not_there() -> Result<()> {
-    let Some(lab) = Lab::enter("the_store_is_not_there") else { return Ok(()) };
+    let Some(lab) = Lab::enter("the_store_is_not_there") else {
+        return Ok(());
+    };
     cold(&lab, "no_snapshot")?;
     fs::write(lab.path("file"), "not a folder")?;
     lab.configure_store(&format!("file://{}", lab.path("file").display()), "")?;
     cold(&lab, "store_invalid")?;
-    lab.configure_store("s3://thaw/prefix", "store.endpoint = 'http://127.0.0.1:1'\nstore.allow_http = true")?;
-    cold(&lab, "lookup_timeout")?;
+    lab.configure_store(
+        "s3://thaw/prefix",
+        "store.endpoint = 'http://127.0.0.1:1'\nstore.allow_http = true",
+    )?;
+    cold_for(&lab, &["lookup_failed", "lookup_timeout"])?;
     // Accepts, and says nothing.
     let mute = TcpListener::bind("127.0.0.1:0")?;
-    let endpoint = format!("store.endpoint = 'http://{}'\nstore.allow_http = true", mute.local_addr()?);
+    let endpoint = format!(
+        "store.endpoint = 'http://{}'\nstore.allow_http = true",
+        mute.local_addr()?
+    );
     lab.configure_store("s3://thaw/prefix", &endpoint)?;
     cold(&lab, "lookup_timeout")?;
     lab.done()
@@ -55,7 +63,9 @@ fn the_store_is_not_there() -> Result<()> {
 
 #[test]
 fn a_blob_is_not_what_it_should_be() -> Result<()> {
-    let Some(lab) = Lab::enter("a_blob_is_not_what_it_should_be") else { return Ok(()) };
+    let Some(lab) = Lab::enter("a_blob_is_not_what_it_should_be") else {
+        return Ok(());
+    };
     for name in ["meta", "rootfs", "pages"] {
         lab.with_snapshot()?;
         let path = forge::blob(&lab.store(), name)?;
@@ -81,7 +91,9 @@ fn a_blob_is_not_what_it_should_be() -> Result<()> {
 
 #[test]
 fn the_key_document_is_not_understood() -> Result<()> {
-    let Some(lab) = Lab::enter("the_key_document_is_not_understood") else { return Ok(()) };
+    let Some(lab) = Lab::enter("the_key_document_is_not_understood") else {
+        return Ok(());
+    };
     lab.with_snapshot()?;
     let path = forge::document(&lab.store())?;
     let good = fs::read_to_string(&path)?;
@@ -101,7 +113,9 @@ fn the_key_document_is_not_understood() -> Result<()> {
     }
     // What holds for another kind of machine.
     fs::write(&path, &good)?;
-    forge::edit(&lab.store(), |manifest| manifest["host"]["kernel"] = "99.0.0".into())?;
+    forge::edit(&lab.store(), |manifest| {
+        manifest["host"]["kernel"] = "99.0.0".into()
+    })?;
     cold(&lab, "host_mismatch")?;
     // A snapshot of something else under this key.
     fs::write(&path, good)?;
@@ -112,7 +126,9 @@ fn the_key_document_is_not_understood() -> Result<()> {
 
 #[test]
 fn criu_does_not_do_its_work() -> Result<()> {
-    let Some(lab) = Lab::enter("criu_does_not_do_its_work") else { return Ok(()) };
+    let Some(lab) = Lab::enter("criu_does_not_do_its_work") else {
+        return Ok(());
+    };
     lab.with_snapshot()?;
     lab.configure("criu = '/nonexistent'")?;
     cold(&lab, "host_unfit")?;
@@ -125,15 +141,20 @@ fn criu_does_not_do_its_work() -> Result<()> {
     for after in ["0.01", "0.03", "0.06", "0.1"] {
         let _criu = FakeCriu::new(&format!("$criu \"$@\" & sleep {after}; kill -KILL $!; wait"))?;
         // What CRIU has made so far outlives it and keeps runc waiting.
-        cold_for(&lab, &["restore_failed", "restore_timeout"]).with_context(|| format!("killed after {after} s"))?;
+        cold_for(&lab, &["restore_failed", "restore_timeout"])
+            .with_context(|| format!("killed after {after} s"))?;
     }
-    Python::ready(lab.python_run("clone").start()?)?.container.assert_restored()?;
+    Python::ready(lab.python_run("clone").start()?)?
+        .container
+        .assert_restored()?;
     lab.done()
 }
 
 #[test]
 fn a_restore_hangs() -> Result<()> {
-    let Some(lab) = Lab::enter("a_restore_hangs") else { return Ok(()) };
+    let Some(lab) = Lab::enter("a_restore_hangs") else {
+        return Ok(());
+    };
     lab.with_snapshot()?;
     lab.configure("deadlines.restore = '1s'")?;
     {
@@ -149,7 +170,9 @@ fn a_restore_hangs() -> Result<()> {
 
 #[test]
 fn the_rootfs_changes_do_not_apply() -> Result<()> {
-    let Some(lab) = Lab::enter("the_rootfs_changes_do_not_apply") else { return Ok(()) };
+    let Some(lab) = Lab::enter("the_rootfs_changes_do_not_apply") else {
+        return Ok(());
+    };
     let escape = "/var/lib/containerd/escaped";
     for tar in [
         forge::tar_with(&format!("../../../../../../../../../../..{escape}"), b"out"),
@@ -168,7 +191,9 @@ fn the_rootfs_changes_do_not_apply() -> Result<()> {
 /// Pages or images of another snapshot with right digests: nobody but a writer of the store can do this.
 #[test]
 fn the_images_are_others() -> Result<()> {
-    let Some(lab) = Lab::enter("the_images_are_others") else { return Ok(()) };
+    let Some(lab) = Lab::enter("the_images_are_others") else {
+        return Ok(());
+    };
     lab.with_snapshot()?;
     forge::replace_meta(&lab.store(), |name, content| {
         if name.starts_with("core-") {
@@ -186,14 +211,18 @@ fn the_images_are_others() -> Result<()> {
 /// The node's configuration names another CRIU than the one in PATH.
 #[test]
 fn the_criu_of_the_configuration_is_used() -> Result<()> {
-    let Some(lab) = Lab::enter("the_criu_of_the_configuration_is_used") else { return Ok(()) };
+    let Some(lab) = Lab::enter("the_criu_of_the_configuration_is_used") else {
+        return Ok(());
+    };
     lab.with_snapshot()?;
     let (criu, used) = (lab.path("criu"), lab.path("used"));
     let script = "#!/bin/bash\nif [ \"$1\" = swrk ]; then touch USED; fi\nexec /usr/sbin/criu \"$@\"\n";
     fs::write(&criu, script.replace("USED", &used.display().to_string()))?;
     fs::set_permissions(&criu, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     lab.configure(&format!("criu = {criu:?}"))?;
-    Python::ready(lab.python_run("clone").start()?)?.container.assert_restored()?;
+    Python::ready(lab.python_run("clone").start()?)?
+        .container
+        .assert_restored()?;
     assert!(used.exists(), "runc has used another");
     lab.done()
 }
@@ -201,11 +230,15 @@ fn the_criu_of_the_configuration_is_used() -> Result<()> {
 /// The first boot of a node asks runc and CRIU for their versions, in a process that reaps all of its children.
 #[test]
 fn the_first_boot_of_a_node_restores() -> Result<()> {
-    let Some(lab) = Lab::enter("the_first_boot_of_a_node_restores") else { return Ok(()) };
+    let Some(lab) = Lab::enter("the_first_boot_of_a_node_restores") else {
+        return Ok(());
+    };
     lab.with_snapshot()?;
     for _ in 0..3 {
         fs::remove_file("/run/thaw/host.json").ok();
-        Python::ready(lab.python_run("clone").start()?)?.container.assert_restored()?;
+        Python::ready(lab.python_run("clone").start()?)?
+            .container
+            .assert_restored()?;
     }
     lab.done()
 }

@@ -17,7 +17,9 @@ fn assert_both(lab: &Lab, restored: &[Run], cold: &[(Run, &str)]) -> Result<()> 
 
 #[test]
 fn another_spec_is_another_key() -> Result<()> {
-    let Some(lab) = Lab::enter("another_spec_is_another_key") else { return Ok(()) };
+    let Some(lab) = Lab::enter("another_spec_is_another_key") else {
+        return Ok(());
+    };
     lab.with_snapshot()?;
     let run = || lab.python_run("one");
     let with = |flags: &[&str]| run().flags(flags);
@@ -40,7 +42,10 @@ fn another_spec_is_another_key() -> Result<()> {
             (with(&["--allow-new-privs"]), "no_snapshot"),
             (with(&["--cwd", "/"]), "no_snapshot"),
             (with(&["--user", "1:1"]), "no_snapshot"),
-            (with(&["--mount", "type=bind,src=/tmp,dst=/mnt,options=rbind:ro"]), "no_snapshot"),
+            (
+                with(&["--mount", "type=bind,src=/tmp,dst=/mnt,options=rbind:ro"]),
+                "no_snapshot",
+            ),
             (with(&["--read-only"]), "no_snapshot"),
             (with(&["--net-host"]), "host_network"),
             (with(&["--with-ns", "pid:/proc/1/ns/pid"]), "pid_namespace"),
@@ -51,7 +56,9 @@ fn another_spec_is_another_key() -> Result<()> {
 
 #[test]
 fn the_node_and_the_container_decide() -> Result<()> {
-    let Some(lab) = Lab::enter("the_node_and_the_container_decide") else { return Ok(()) };
+    let Some(lab) = Lab::enter("the_node_and_the_container_decide") else {
+        return Ok(());
+    };
     lab.with_snapshot()?;
     let run = || lab.python_run("one");
     let policy = |word: &str| run().flags(&["--annotation", &format!("thaw.dev/snapshot-policy={word}")]);
@@ -59,7 +66,10 @@ fn the_node_and_the_container_decide() -> Result<()> {
     assert_both(
         &lab,
         &[policy("IfPresent"), policy("Required")],
-        &[(policy("Never"), "policy_never"), (policy("never"), "annotation_invalid")],
+        &[
+            (policy("Never"), "policy_never"),
+            (policy("never"), "annotation_invalid"),
+        ],
     )?;
     let elsewhere = lab.path("else").display().to_string();
     ok(&["cp", "--archive", &lab.store().display().to_string(), &elsewhere])?;
@@ -70,13 +80,23 @@ fn the_node_and_the_container_decide() -> Result<()> {
         &[path(&format!("file://{elsewhere}"))],
         &[
             (run(), "no_snapshot"),
-            (path(&format!("file://{}", lab.store().display())), "annotation_invalid"),
-            (path(&format!("file://{elsewhere}/../store")), "annotation_invalid"),
+            (
+                path(&format!("file://{}", lab.store().display())),
+                "annotation_invalid",
+            ),
+            (
+                path(&format!("file://{elsewhere}/../store")),
+                "annotation_invalid",
+            ),
             (path("nonsense"), "annotation_invalid"),
         ],
     )?;
     lab.configure("policy = 'Never'")?;
-    assert_both(&lab, &[], &[(run(), "policy_never"), (policy("IfPresent"), "policy_never")])?;
+    assert_both(
+        &lab,
+        &[],
+        &[(run(), "policy_never"), (policy("IfPresent"), "policy_never")],
+    )?;
     fs::write("/etc/thaw/config.toml", "policy = 'Perhaps'")?;
     {
         let container = run().start()?;
@@ -90,8 +110,13 @@ fn the_node_and_the_container_decide() -> Result<()> {
 /// `Required` fails the start, says why, and leaves nothing.
 #[test]
 fn required_or_not_at_all() -> Result<()> {
-    let Some(lab) = Lab::enter("required_or_not_at_all") else { return Ok(()) };
-    let run = || lab.python_run("one").flags(&["--annotation", "thaw.dev/snapshot-policy=Required"]);
+    let Some(lab) = Lab::enter("required_or_not_at_all") else {
+        return Ok(());
+    };
+    let run = || {
+        lab.python_run("one")
+            .flags(&["--annotation", "thaw.dev/snapshot-policy=Required"])
+    };
     let refused = |words: &str| -> Result<()> {
         {
             let (container, ran) = run().try_start()?;
@@ -116,7 +141,9 @@ fn required_or_not_at_all() -> Result<()> {
 /// A restarted container goes on with the files that it has.
 #[test]
 fn a_restart_keeps_its_files() -> Result<()> {
-    let Some(lab) = Lab::enter("a_restart_keeps_its_files") else { return Ok(()) };
+    let Some(lab) = Lab::enter("a_restart_keeps_its_files") else {
+        return Ok(());
+    };
     lab.with_snapshot()?;
     {
         let first = lab.python("one")?;
@@ -125,7 +152,15 @@ fn a_restart_keeps_its_files() -> Result<()> {
         first.container.kill("SIGKILL")?;
         first.container.end()?;
         let again = Container::named("one", None);
-        ok(&["ctr", "task", "start", "--detach", "--log-uri", "file:///tmp/one.log", again.id()])?;
+        ok(&[
+            "ctr",
+            "task",
+            "start",
+            "--detach",
+            "--log-uri",
+            "file:///tmp/one.log",
+            again.id(),
+        ])?;
         let again = Python::ready(again)?;
         again.container.assert_cold("rootfs_changed")?;
         assert_eq!(again.get("/write?marker")?, "3\n");

@@ -10,7 +10,9 @@ fn text<'a>(state: &'a Value, name: &str) -> &'a str {
 
 #[test]
 fn a_clone_is_a_container_of_its_own() -> Result<()> {
-    let Some(lab) = Lab::enter("a_clone_is_a_container_of_its_own") else { return Ok(()) };
+    let Some(lab) = Lab::enter("a_clone_is_a_container_of_its_own") else {
+        return Ok(());
+    };
     {
         let donor = lab.python("donor")?;
         donor.container.assert_cold("no_snapshot")?;
@@ -29,10 +31,16 @@ fn a_clone_is_a_container_of_its_own() -> Result<()> {
         assert_eq!(text(&donor.state()?, "hostname"), "donor");
         assert_ne!(state["random"], donor.state()?["random"]);
         let uptime = state["uptime"].as_f64();
-        assert!(uptime >= before["uptime"].as_f64(), "the monotonic clock went back: {uptime:?}");
+        assert!(
+            uptime >= before["uptime"].as_f64(),
+            "the monotonic clock went back: {uptime:?}"
+        );
 
         let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", clone.container.pid()?))?;
-        assert!(cgroup.contains("/default/clone") && !cgroup.contains("donor"), "{cgroup}");
+        assert!(
+            cgroup.contains("/default/clone") && !cgroup.contains("donor"),
+            "{cgroup}"
+        );
         let lo = clone.container.sh("cat /sys/class/net/lo/flags")?;
         assert_eq!(lo.trim(), "0x9", "lo is not up");
         drop(clone);
@@ -43,14 +51,24 @@ fn a_clone_is_a_container_of_its_own() -> Result<()> {
 
 #[test]
 fn exec_and_logs_reach_the_clone() -> Result<()> {
-    let Some(lab) = Lab::enter("exec_and_logs_reach_the_clone") else { return Ok(()) };
+    let Some(lab) = Lab::enter("exec_and_logs_reach_the_clone") else {
+        return Ok(());
+    };
     lab.with_snapshot()?;
     {
         let clone = Python::ready(lab.python_run("clone").start()?)?;
         clone.container.assert_restored()?;
-        assert_eq!(clone.container.sh("hostname; cat /proc/1/comm")?, "clone\npython3\n");
-        assert_eq!(clone.container.exec(&["sh", "-c", "echo bad >&2; exit 7"])?.code, 7);
-        clone.container.sh("echo said > /proc/1/fd/1; echo cried > /proc/1/fd/2")?;
+        assert_eq!(
+            clone.container.sh("hostname; cat /proc/1/comm")?,
+            "clone\npython3\n"
+        );
+        assert_eq!(
+            clone.container.exec(&["sh", "-c", "echo bad >&2; exit 7"])?.code,
+            7
+        );
+        clone
+            .container
+            .sh("echo said > /proc/1/fd/1; echo cried > /proc/1/fd/2")?;
         until("the clone's output", std::time::Duration::from_secs(5), || {
             let log = clone.container.log()?;
             Ok((log.contains("said") && log.contains("cried")).then_some(()))
@@ -64,7 +82,9 @@ fn exec_and_logs_reach_the_clone() -> Result<()> {
 /// Also a server that handles signals, with a child at any moment.
 #[test]
 fn signals_and_the_exit_code_of_a_clone() -> Result<()> {
-    let Some(lab) = Lab::enter("signals_and_the_exit_code_of_a_clone") else { return Ok(()) };
+    let Some(lab) = Lab::enter("signals_and_the_exit_code_of_a_clone") else {
+        return Ok(());
+    };
     {
         let script = "trap 'echo bye; exit 3' TERM; while :; do sleep 0.2; done";
         let run = |id: &str| Run::new(id, "static").command(&["sh", "-c", script]);
@@ -83,13 +103,18 @@ fn signals_and_the_exit_code_of_a_clone() -> Result<()> {
 
 #[test]
 fn limits_hold_after_a_restore() -> Result<()> {
-    let Some(lab) = Lab::enter("limits_hold_after_a_restore") else { return Ok(()) };
+    let Some(lab) = Lab::enter("limits_hold_after_a_restore") else {
+        return Ok(());
+    };
     lab.with_snapshot()?;
     {
         let limits = ["--memory-limit", "134217728", "--cpus", "0.5"];
         let clone = Python::ready(lab.python_run("clone").flags(&limits).start()?)?;
         clone.container.assert_restored()?;
-        assert_eq!(clone.container.cgroup_file("memory", "memory.limit_in_bytes")?, "134217728");
+        assert_eq!(
+            clone.container.cgroup_file("memory", "memory.limit_in_bytes")?,
+            "134217728"
+        );
         assert_eq!(clone.container.cgroup_file("cpu", "cpu.cfs_quota_us")?, "50000");
         assert_eq!(clone.container.cgroup_file("cpu", "cpu.cfs_period_us")?, "100000");
     }
@@ -126,13 +151,18 @@ print(b.st_size, b.st_blocks < 64, stat.S_ISFIFO(os.stat("/srv/fifo").st_mode))
 
 #[test]
 fn the_clone_sees_the_donors_files() -> Result<()> {
-    let Some(lab) = Lab::enter("the_clone_sees_the_donors_files") else { return Ok(()) };
+    let Some(lab) = Lab::enter("the_clone_sees_the_donors_files") else {
+        return Ok(());
+    };
     {
         let donor = lab.python("donor")?;
         donor.container.exec(&["python3", "-c", CHANGE])?.ok()?;
         assert_eq!(donor.get("/write?log")?, "1\n");
         let seen = donor.container.exec(&["python3", "-c", LOOK])?.ok()?;
-        assert!(seen.starts_with("content True 2 0o104750 12 34 1234567890123456789 b'kept'"), "{seen}");
+        assert!(
+            seen.starts_with("content True 2 0o104750 12 34 1234567890123456789 b'kept'"),
+            "{seen}"
+        );
         assert!(seen.contains("False ['only'] False True"), "{seen}");
         lab.capture(&donor.container, &[])?;
 
@@ -154,13 +184,18 @@ fn start_many(lab: &Lab, ids: impl Iterator<Item = usize>) -> Result<Vec<Python>
             scope.spawn(move || Python::ready(run.start()?))
         };
         let threads: Vec<_> = ids.map(start).collect();
-        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic"))
+            .collect()
     })
 }
 
 #[test]
 fn ten_clones_at_once_and_again() -> Result<()> {
-    let Some(lab) = Lab::enter("ten_clones_at_once_and_again") else { return Ok(()) };
+    let Some(lab) = Lab::enter("ten_clones_at_once_and_again") else {
+        return Ok(());
+    };
     lab.with_snapshot()?;
     for round in 0..2 {
         let clones = start_many(&lab, 0..10).with_context(|| format!("round {round}"))?;
@@ -176,7 +211,9 @@ fn ten_clones_at_once_and_again() -> Result<()> {
 
 #[test]
 fn twenty_restores_in_a_row() -> Result<()> {
-    let Some(lab) = Lab::enter("twenty_restores_in_a_row") else { return Ok(()) };
+    let Some(lab) = Lab::enter("twenty_restores_in_a_row") else {
+        return Ok(());
+    };
     lab.with_snapshot()?;
     for n in 0..20 {
         let id = format!("row-{n}");
@@ -189,7 +226,9 @@ fn twenty_restores_in_a_row() -> Result<()> {
 
 #[test]
 fn forked_workers_come_back() -> Result<()> {
-    let Some(lab) = Lab::enter("forked_workers_come_back") else { return Ok(()) };
+    let Some(lab) = Lab::enter("forked_workers_come_back") else {
+        return Ok(());
+    };
     {
         let run = |id: &str| lab.python_run(id).flags(&["--env", "WORKERS=3"]);
         let pids = "for p in /proc/[0-9]*; do grep -qsx python3 $p/comm && echo ${p#/proc/}; done; true";
@@ -204,14 +243,22 @@ fn forked_workers_come_back() -> Result<()> {
         let state = clone.state()?;
         assert_eq!(state["ppid"], 1);
         assert_eq!(text(&state, "hostname"), "clone");
-        assert_eq!(clone.container.exec(&["sh", "-c", "grep -h State /proc/[1-4]/status | grep -c stopped"])?.code, 1);
+        assert_eq!(
+            clone
+                .container
+                .exec(&["sh", "-c", "grep -h State /proc/[1-4]/status | grep -c stopped"])?
+                .code,
+            1
+        );
     }
     lab.done()
 }
 
 #[test]
 fn a_clone_in_a_given_network_namespace() -> Result<()> {
-    let Some(lab) = Lab::enter("a_clone_in_a_given_network_namespace") else { return Ok(()) };
+    let Some(lab) = Lab::enter("a_clone_in_a_given_network_namespace") else {
+        return Ok(());
+    };
     {
         let (a, b) = (Netns::new("ring-a")?, Netns::new("ring-b")?);
         let run = |id: &str, netns: &Netns| {
@@ -222,7 +269,9 @@ fn a_clone_in_a_given_network_namespace() -> Result<()> {
         lab.capture(&donor.container, &[])?;
         let clone = Python::ready(run("clone", &b).start()?)?;
         clone.container.assert_restored()?;
-        let inode = |path: std::path::PathBuf| anyhow::Ok(std::fs::metadata(path)?).map(|meta| std::os::unix::fs::MetadataExt::ino(&meta));
+        let inode = |path: std::path::PathBuf| {
+            anyhow::Ok(std::fs::metadata(path)?).map(|meta| std::os::unix::fs::MetadataExt::ino(&meta))
+        };
         assert_eq!(inode(clone.container.netns()?)?, inode(b.path())?);
         assert_eq!(text(&clone.state()?, "hostname"), "clone");
         // The kind of network is the same, a new one or a given one.

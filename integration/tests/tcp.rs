@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use thaw_integration::{Bridge, Container, Lab, Netns, Run, ok, until};
+use thaw_integration::{Bridge, Container, FakeCriu, Lab, Netns, Run, ok, until};
 
 const MAC: &str = "02:77:00:00:00:02";
 /// Echoes lines, each with the number of bytes seen so far on this connection, and counts its connections.
@@ -50,7 +50,11 @@ fn talk(stream: &mut TcpStream, seen: &mut usize) -> Result<()> {
     let wanted = format!("{seen} {line}");
     let mut answer = vec![0; wanted.len()];
     stream.read_exact(&mut answer)?;
-    ensure!(answer == wanted.as_bytes(), "{:?}, not {wanted:?}", String::from_utf8_lossy(&answer));
+    ensure!(
+        answer == wanted.as_bytes(),
+        "{:?}, not {wanted:?}",
+        String::from_utf8_lossy(&answer)
+    );
     Ok(())
 }
 
@@ -65,7 +69,9 @@ fn no_lock_left(netns: &Netns) -> Result<()> {
 
 #[test]
 fn a_connection_survives_the_move() -> Result<()> {
-    let Some(lab) = Lab::enter("a_connection_survives_the_move") else { return Ok(()) };
+    let Some(lab) = Lab::enter("a_connection_survives_the_move") else {
+        return Ok(());
+    };
     {
         let bridge = Bridge::new()?;
         let first = Netns::new("tcp-a")?;
@@ -107,7 +113,9 @@ fn a_connection_survives_the_move() -> Result<()> {
 /// The donor goes on with its client; a clone elsewhere sees the connection end.
 #[test]
 fn another_address_closes_the_connection() -> Result<()> {
-    let Some(lab) = Lab::enter("another_address_closes_the_connection") else { return Ok(()) };
+    let Some(lab) = Lab::enter("another_address_closes_the_connection") else {
+        return Ok(());
+    };
     {
         let bridge = Bridge::new()?;
         let (first, second) = (Netns::new("tcp-a")?, Netns::new("tcp-b")?);
@@ -124,9 +132,11 @@ fn another_address_closes_the_connection() -> Result<()> {
         clone.assert_restored()?;
         let (mut other, mut other_seen) = (connect("10.77.0.3")?, 0);
         talk(&mut other, &mut other_seen)?;
-        until("the end of the donor's connection in the clone", Duration::from_secs(5), || {
-            Ok(clone.log()?.contains("closed").then_some(()))
-        })?;
+        until(
+            "the end of the donor's connection in the clone",
+            Duration::from_secs(5),
+            || Ok(clone.log()?.contains("closed").then_some(())),
+        )?;
         no_lock_left(&second)?;
         talk(&mut stream, &mut seen)?;
     }
@@ -136,7 +146,9 @@ fn another_address_closes_the_connection() -> Result<()> {
 /// As in a pod, which keeps its namespace when its container is replaced.
 #[test]
 fn a_connection_survives_in_the_same_namespace() -> Result<()> {
-    let Some(lab) = Lab::enter("a_connection_survives_in_the_same_namespace") else { return Ok(()) };
+    let Some(lab) = Lab::enter("a_connection_survives_in_the_same_namespace") else {
+        return Ok(());
+    };
     {
         let bridge = Bridge::new()?;
         let netns = Netns::new("tcp-a")?;
@@ -153,10 +165,11 @@ fn a_connection_survives_in_the_same_namespace() -> Result<()> {
         lab.capture(&clone, &["--stop"])?;
         drop(clone);
         // A cold start must not find the door locked.
-        let cold = server("cold", &netns, &["--annotation", "thaw.dev/snapshot-policy=Never"])?;
-        talk(&mut connect("10.77.0.2")?, &mut 0)?;
-        cold.assert_cold("policy_never")?;
+        let _criu = FakeCriu::new("exit 1")?;
+        let cold = server("cold", &netns, &[])?;
+        cold.assert_cold("restore_failed")?;
         no_lock_left(&netns)?;
+        talk(&mut connect("10.77.0.2")?, &mut 0)?;
     }
     lab.done()
 }
@@ -164,7 +177,9 @@ fn a_connection_survives_in_the_same_namespace() -> Result<()> {
 /// `established` insists; where the address is not there the container starts cold, and no lock stays.
 #[test]
 fn the_annotation_decides() -> Result<()> {
-    let Some(lab) = Lab::enter("the_annotation_decides") else { return Ok(()) };
+    let Some(lab) = Lab::enter("the_annotation_decides") else {
+        return Ok(());
+    };
     {
         let bridge = Bridge::new()?;
         let (first, second) = (Netns::new("tcp-a")?, Netns::new("tcp-b")?);
@@ -190,7 +205,10 @@ fn the_annotation_decides() -> Result<()> {
         stream.write_all(b"anybody?\n")?;
         let end = stream.read(&mut [0; 16]);
         assert!(
-            matches!(&end, Ok(0)) || end.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset),
+            matches!(&end, Ok(0))
+                || end
+                    .as_ref()
+                    .is_err_and(|error| error.kind() == ErrorKind::ConnectionReset),
             "{end:?}"
         );
         ok(&["ctr", "task", "list"])?;

@@ -12,7 +12,9 @@ fn console(run: &Run) -> Result<Console> {
 
 #[test]
 fn a_shell_on_a_terminal_comes_back() -> Result<()> {
-    let Some(lab) = Lab::enter("a_shell_on_a_terminal_comes_back") else { return Ok(()) };
+    let Some(lab) = Lab::enter("a_shell_on_a_terminal_comes_back") else {
+        return Ok(());
+    };
     {
         let run = |id: &str| Run::new(id, "static").flags(&["--tty"]).command(&["sh"]);
         let donor = Container::named("donor", None);
@@ -38,19 +40,28 @@ fn a_shell_on_a_terminal_comes_back() -> Result<()> {
 
 #[test]
 fn standard_input_reaches_the_clone() -> Result<()> {
-    let Some(lab) = Lab::enter("standard_input_reaches_the_clone") else { return Ok(()) };
+    let Some(lab) = Lab::enter("standard_input_reaches_the_clone") else {
+        return Ok(());
+    };
     {
         let script = "while read line; do echo got $line; done; echo end";
         let run = |id: &str| Run::new(id, "static").command(&["sh", "-c", script]);
         let (donor, mut donor_client) = run("donor").attached()?;
-        until("the donor", Duration::from_secs(10), || Ok((donor.status()? == "RUNNING").then_some(())))?;
+        until("the donor", Duration::from_secs(10), || {
+            Ok((donor.status()? == "RUNNING").then_some(()))
+        })?;
         donor_client.write("one\n")?;
         lab.capture(&donor, &[])?;
         donor_client.write("two\n")?;
-        assert_eq!(donor_client.wait(Duration::from_secs(10))?.ok()?, "got one\ngot two\nend\n");
+        assert_eq!(
+            donor_client.wait(Duration::from_secs(10))?.ok()?,
+            "got one\ngot two\nend\n"
+        );
 
         let (clone, mut client) = run("clone").attached()?;
-        until("the clone", Duration::from_secs(10), || Ok((clone.status()? == "RUNNING").then_some(())))?;
+        until("the clone", Duration::from_secs(10), || {
+            Ok((clone.status()? == "RUNNING").then_some(()))
+        })?;
         clone.assert_restored()?;
         client.write("three\n")?;
         assert_eq!(client.wait(Duration::from_secs(10))?.ok()?, "got three\nend\n");
