@@ -12,11 +12,11 @@ use thaw_runc::{RestoreOptions, first_criu_error};
 
 use super::bundle::for_restore;
 use super::eligible::network_of;
+use super::restore::{forget_pid, kill_left};
 use super::{Boot, CreateError, Created, Held, PID_FILE, Reason, Request, Rootfs, Streams};
 use crate::key::read_bundle;
 use crate::outcome::Result as Way;
 use crate::record::Record;
-use crate::task::kill_tree;
 use crate::timeline::Timeline;
 
 /// The client's dump may hold connections; without this they would make the restore fail.
@@ -68,6 +68,7 @@ impl Boot {
         record: &Record,
         streams: &dyn Streams,
     ) -> Result<i32, Reason> {
+        forget_pid(&request.bundle)?;
         let read = read_bundle(&request.bundle).map_err(Reason::Spec)?;
         let network = network_of(&read.spec);
         let edited = for_restore(&read, &request.bundle, &network, &self.helper);
@@ -105,13 +106,14 @@ impl Boot {
         })?;
         if let Some(limits) = edited.limits {
             let set = self.runc.update(&request.id, limits).await;
-            set.inspect_err(|_error| kill_tree(pid)).map_err(Reason::Limits)?;
+            set.map_err(Reason::Limits)?;
         }
         Ok(pid)
     }
 
     /// The client hears of the restore; what goes wrong here is only said.
     async fn undo_checkpoint(&self, request: &Request, rootfs: &dyn Rootfs, record: &Record) {
+        kill_left(&request.bundle);
         if let Err(error) = self.runc.delete(&request.id, true).await {
             log::warn!("delete {}: {error}", request.id);
         }

@@ -62,17 +62,28 @@ pub(super) async fn run(
 
 /// What an undo must know, and must not find.
 fn before(upper: &Path, bundle: &Path) -> Result<RootAttributes, Reason> {
-    let fail = |path: &Path| {
-        let path = path.to_owned();
-        |source| Reason::Prepare { path, source }
-    };
-    // What stands in it is killed when the restore fails, so it must be what this restore has written.
-    let pid_file = bundle.join(PID_FILE);
-    match fs::remove_file(&pid_file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(&pid_file)(error)),
-        _ => {}
+    forget_pid(bundle)?;
+    RootAttributes::of(upper).map_err(|source| Reason::Prepare {
+        path: upper.to_owned(),
+        source,
+    })
+}
+
+/// Removes the pid file of an earlier run: what stands in it is killed when the restore fails, so it must be what this
+/// restore has written.
+pub(super) fn forget_pid(bundle: &Path) -> Result<(), Reason> {
+    let path = bundle.join(PID_FILE);
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Reason::Prepare { path, source }),
+        _ => Ok(()),
     }
-    RootAttributes::of(upper).map_err(fail(upper))
+}
+
+/// Kills what a failed restore has left, when it got as far as to a pid.
+pub(super) fn kill_left(bundle: &Path) {
+    if let Some(pid) = held_pid(&bundle.join(PID_FILE)) {
+        kill_tree(pid);
+    }
 }
 
 async fn attempt(
@@ -152,9 +163,7 @@ async fn undo(
     prepared: &Prepared,
     before: RootAttributes,
 ) -> Result<(), CreateError> {
-    if let Some(pid) = held_pid(&request.bundle.join(PID_FILE)) {
-        kill_tree(pid);
-    }
+    kill_left(&request.bundle);
     // A restore that failed has cleaned up after itself; one that was cut off has not. The container's mounts are
     // not in this mount namespace, so this can't reach its files.
     let deleted = boot.runc.delete(&request.id, true).await;

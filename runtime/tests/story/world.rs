@@ -134,6 +134,18 @@ impl World {
     }
 
     pub(crate) async fn create(&self) -> Result<Created, CreateError> {
+        let (boot, request) = self.boot();
+        boot.create(&request, &self.rootfs, &Null).await
+    }
+
+    /// As [`World::create`], with a checkpoint that the client has chosen.
+    pub(crate) async fn create_from(&self, checkpoint: &Path) -> Result<Created, CreateError> {
+        let (boot, request) = self.boot();
+        boot.create_from_checkpoint(&request, checkpoint, &self.rootfs, &Null)
+            .await
+    }
+
+    fn boot(&self) -> (Boot, Request) {
         if !self.spec.is_null() {
             fs::write(self.path("bundle/config.json"), self.spec.to_string()).unwrap();
         }
@@ -154,7 +166,7 @@ impl World {
             no_pivot: false,
             no_new_keyring: false,
         };
-        boot.create(&request, &self.rootfs, &Null).await
+        (boot, request)
     }
 }
 
