@@ -192,6 +192,10 @@ impl Runc {
                 abort(pid);
                 tokio::time::timeout(ABORT_GRACE, ended).await.ok();
             }
+            if let Some(abort) = abort {
+                // What was born after the first call.
+                abort(pid);
+            }
             // Only fails when it has just ended by itself.
             kill(pid, Signal::SIGKILL).ok();
             return Err(RuncError::Deadline {

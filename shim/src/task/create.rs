@@ -7,7 +7,7 @@ use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::topics::{TASK_CREATE_EVENT_TOPIC, TASK_OOM_EVENT_TOPIC};
-use thaw_config::{NodeConfig, SnapshotPolicy};
+use thaw_config::{ConfigError, NodeConfig};
 use thaw_runc::Runc;
 use thaw_runtime::boot::{Boot, CreateError, Request};
 use thaw_runtime::record::Record;
@@ -76,9 +76,10 @@ impl Shim {
             .map_err(|error| Refusal::failure(&error))?;
         let boot_request = self.boot_request(&request, &options);
         let _starting = self.registry.starting();
+        let (config, mistake) = node_config();
         let boot = Boot {
-            config: node_config(),
-            mistake: None,
+            config,
+            mistake,
             runc: runc.clone(),
             helper: std::env::current_exe().unwrap_or_default(),
             images: Arc::new(thaw_runtime::identify::Containerd {
@@ -195,20 +196,17 @@ impl Shim {
 }
 
 /// The node's configuration as it is now. A mistake in it costs the containers their snapshots, not their start.
-fn node_config() -> NodeConfig {
+fn node_config() -> (NodeConfig, Option<Arc<ConfigError>>) {
     match NodeConfig::load(None) {
         Ok(loaded) => {
             for mistake in &loaded.unknown {
                 log::warn!("configuration: {mistake}");
             }
-            loaded.config
+            (loaded.config, None)
         }
         Err(error) => {
             log::error!("configuration: {}", crate::entry::chain(&error));
-            NodeConfig {
-                policy: SnapshotPolicy::Never,
-                ..NodeConfig::default()
-            }
+            (NodeConfig::default(), Some(Arc::new(error)))
         }
     }
 }
