@@ -191,8 +191,6 @@ impl Runc {
             if let Some(abort) = abort {
                 abort(pid);
                 tokio::time::timeout(ABORT_GRACE, ended).await.ok();
-            }
-            if let Some(abort) = abort {
                 // What was born after the first call.
                 abort(pid);
             }
