@@ -29,12 +29,13 @@ impl Events {
         Ok(Self(client))
     }
 
-    /// Ends the subscription and answers topic and payload of each event that names `id`.
+    /// Ends the subscription and answers topic and payload of each event that names `id`; the container has to be gone.
     ///
     /// # Errors
     /// When the client does not end.
     pub fn of(self, id: &str) -> Result<Vec<(String, String)>> {
-        std::thread::sleep(Duration::from_millis(200));
+        // Shims hand their last events over while they end.
+        std::thread::sleep(Duration::from_millis(600));
         self.0.signal(Signal::SIGKILL)?;
         let text = self.0.wait(Duration::from_secs(5))?.stdout;
         let named = text.lines().filter(|line| line.contains(&format!("\"{id}\"")));

@@ -21,14 +21,16 @@ pub mod http;
 mod inventory;
 mod lab;
 mod netns;
+mod run;
 mod wait;
 
 pub use command::{Background, Ran, ok, run, run_within, spawn};
 pub use console::Console;
-pub use container::{Container, Outcome, Python, Run, STOCK, Stage, THAW};
+pub use container::{Container, Outcome, Python, Stage};
 pub use containerd::{Events, restart_containerd};
 pub use criu::FakeCriu;
 pub use inventory::{Inventory, processes};
 pub use lab::Lab;
 pub use netns::{Bridge, Netns};
+pub use run::{Run, STOCK, THAW};
 pub use wait::until;

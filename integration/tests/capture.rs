@@ -246,6 +246,8 @@ fn ctr_tasks_checkpoint() -> Result<()> {
         ok(&["ctr", "task", "checkpoint", "--image-path", &folder, "donor"])?;
         donor.get("/healthz")?;
         assert!(std::fs::exists(format!("{folder}/inventory.img"))?, "no images");
+        // ctr names the images of checkpoints by the second.
+        thread::sleep(Duration::from_millis(1100));
         ok(&["ctr", "task", "checkpoint", "--exit", "donor"])?;
         donor.container.end()?;
     }

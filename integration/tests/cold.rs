@@ -5,11 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use thaw_integration::{
-    Console, Container, Events, Lab, Run, STOCK, THAW, ok, processes, restart_containerd, run, until,
-};
+use thaw_integration::{Console, Container, Events, Lab, Run, STOCK, THAW, ok, processes, run, until};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -29,12 +25,6 @@ fn shell(runtime: &str, script: &str) -> Run {
     Run::new("cold", "static")
         .runtime(runtime)
         .command(&["sh", "-c", script])
-}
-
-fn stopped(container: &Container) -> Result<()> {
-    until("its end", SOON, || {
-        Ok((container.status()? == "STOPPED").then_some(()))
-    })
 }
 
 #[test]
@@ -240,84 +230,4 @@ fn rm_leaves_nothing() -> Result<()> {
         let ran = client.wait(SOON)?;
         Ok((ran.code, ran.stdout))
     })
-}
-
-#[test]
-fn containers_outlive_containerd() -> Result<()> {
-    both("containers_outlive_containerd", |runtime| {
-        let container = shell(
-            runtime,
-            "trap 'exit 6' TERM; while :; do echo tick; sleep 0.1; done",
-        )
-        .start()?;
-        let before = container.pid()?;
-        restart_containerd()?;
-        ensure!(container.pid()? == before, "another pid");
-        let answer = container.sh("echo here")?;
-        let seen = container.log()?.len();
-        until("more output", SOON, || {
-            Ok((container.log()?.len() > seen).then_some(()))
-        })?;
-        container.kill("SIGTERM")?;
-        Ok((container.end()?, answer))
-    })
-}
-
-/// kill -9 of the shim: containerd learns of it, and the next container of that id starts.
-#[test]
-fn a_killed_shim_is_cleaned_up() -> Result<()> {
-    both("a_killed_shim_is_cleaned_up", |runtime| {
-        let container = shell(runtime, "sleep 100").start()?;
-        let of_it = |line: &str| line.contains("containerd-shim-") && line.contains("-id cold");
-        let (shim, _) = processes()?
-            .into_iter()
-            .find(|(_, line)| of_it(line))
-            .context("no shim")?;
-        kill(Pid::from_raw(shim), Signal::SIGKILL)?;
-        until("the end of its task", SOON, || Ok(container.status()?.is_empty().then_some(())))?;
-        drop(container);
-        let again = shell(runtime, "exit 5").start()?;
-        stopped(&again)?;
-        again.end()
-    })
-}
-
-/// Our shim under the stock shim's name, which is how callers that send options of runc reach it.
-#[test]
-fn options_of_runc_under_the_stock_name() -> Result<()> {
-    let Some(lab) = Lab::enter("options_of_runc_under_the_stock_name") else {
-        return Ok(());
-    };
-    let ours = ok(&["which", "containerd-shim-thaw-v1"])?;
-    let place = "/usr/local/sbin/containerd-shim-runc-v2";
-    std::fs::write(lab.path("runc"), "#!/bin/sh\ntouch $0.used\nexec runc \"$@\"\n")?;
-    ok(&["chmod", "755", &lab.path("runc").display().to_string()])?;
-    ok(&["ln", "-sf", ours.trim(), place])?;
-    // containerd remembers where it has found a shim.
-    restart_containerd()?;
-    let tried = with_options(&lab);
-    std::fs::remove_file(place)?;
-    restart_containerd()?;
-    tried?;
-    lab.done()
-}
-
-fn with_options(lab: &Lab) -> Result<()> {
-    let (runc, root) = (
-        lab.path("runc").display().to_string(),
-        lab.path("root").display().to_string(),
-    );
-    let flags = ["--runc-binary", &runc, "--runc-root", &root];
-    let container = shell(STOCK, "sleep 100").flags(&flags).start()?;
-    container.assert_cold("no_snapshot")?;
-    ensure!(lab.path("runc.used").exists(), "another runc was used");
-    ensure!(
-        lab.path("root/default/cold").exists(),
-        "another root was used: {}",
-        ok(&["find", &root])?
-    );
-    container.kill("SIGKILL")?;
-    ensure!(container.end()? == 137, "the exit code");
-    ensure!(!lab.path("root/default/cold").exists(), "state of runc is left");
-    Ok(())
 }

@@ -1,0 +1,179 @@
+//! containerd and the shim are restarted, killed and replaced; containers do not mind.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use thaw_integration::{Container, Lab, Python, Run, STOCK, THAW, ok, processes, restart_containerd, until};
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn shell(runtime: &str, script: &str) -> Run {
+    Run::new("cold", "static")
+        .runtime(runtime)
+        .command(&["sh", "-c", script])
+}
+
+fn kill_shim_of(id: &str) -> Result<()> {
+    let named = format!("-id {id} ");
+    let of_it = |line: &str| line.contains("containerd-shim-") && line.contains(&named);
+    let (shim, _) = processes()?
+        .into_iter()
+        .find(|(_, line)| of_it(line))
+        .context("no shim")?;
+    Ok(kill(Pid::from_raw(shim), Signal::SIGKILL)?)
+}
+
+fn gone(container: &Container) -> Result<()> {
+    until("the end of its task", SOON, || {
+        Ok(container.status()?.is_empty().then_some(()))
+    })
+}
+
+#[test]
+fn containers_outlive_containerd() -> Result<()> {
+    let Some(lab) = Lab::enter("containers_outlive_containerd") else {
+        return Ok(());
+    };
+    for runtime in [STOCK, THAW] {
+        let container = shell(
+            runtime,
+            "trap 'exit 6' TERM; while :; do echo tick; sleep 0.1; done",
+        )
+        .start()?;
+        let before = container.pid()?;
+        restart_containerd()?;
+        ensure!(container.pid()? == before, "another pid");
+        assert_eq!(container.sh("echo here")?, "here\n");
+        let seen = container.log()?.len();
+        until("more output", SOON, || {
+            Ok((container.log()?.len() > seen).then_some(()))
+        })?;
+        container.kill("SIGTERM")?;
+        assert_eq!(container.end()?, 6, "{runtime}");
+    }
+    lab.done()
+}
+
+#[test]
+fn a_clone_outlives_containerd() -> Result<()> {
+    let Some(lab) = Lab::enter("a_clone_outlives_containerd") else {
+        return Ok(());
+    };
+    lab.with_snapshot()?;
+    {
+        let clone = lab.python("clone")?;
+        clone.container.assert_restored()?;
+        restart_containerd()?;
+        clone.get("/healthz")?;
+        assert_eq!(clone.container.sh("hostname")?, "clone\n");
+        clone.container.assert_restored()?;
+        clone.container.kill("SIGKILL")?;
+        assert_eq!(clone.container.end()?, 137);
+    }
+    lab.done()
+}
+
+/// kill -9 of the shim: containerd learns of it, and the next container of that id starts.
+#[test]
+fn a_killed_shim_is_cleaned_up() -> Result<()> {
+    let Some(lab) = Lab::enter("a_killed_shim_is_cleaned_up") else {
+        return Ok(());
+    };
+    for runtime in [STOCK, THAW] {
+        let container = shell(runtime, "sleep 100").start()?;
+        kill_shim_of("cold")?;
+        gone(&container)?;
+        drop(container);
+        // Its socket stays, under both runtimes, until the next container of that id has ended.
+        let again = shell(runtime, "exit 5").start()?;
+        assert_eq!(again.end()?, 5, "{runtime}");
+    }
+    lab.done()
+}
+
+#[test]
+fn a_killed_shim_of_a_clone_is_cleaned_up() -> Result<()> {
+    let Some(lab) = Lab::enter("a_killed_shim_of_a_clone_is_cleaned_up") else {
+        return Ok(());
+    };
+    lab.with_snapshot()?;
+    for _ in 0..2 {
+        let clone = lab.python("clone")?;
+        clone.container.assert_restored()?;
+        kill_shim_of("clone")?;
+        gone(&clone.container)?;
+    }
+    drop(lab.python("clone")?);
+    lab.done()
+}
+
+/// The shim is killed while it restores: the start fails, and the next one is restored.
+#[test]
+fn a_shim_killed_half_way_hinders_nobody() -> Result<()> {
+    let Some(lab) = Lab::enter("a_shim_killed_half_way_hinders_nobody") else {
+        return Ok(());
+    };
+    lab.with_snapshot()?;
+    lab.python("warm")?;
+    for after in [40, 80, 120, 160] {
+        let run = lab.python_run("clone");
+        std::thread::scope(|scope| {
+            let start = scope.spawn(|| run.try_start());
+            std::thread::sleep(Duration::from_millis(after));
+            // It may not be there yet.
+            kill_shim_of("clone").ok();
+            drop(start.join().expect("no panic")?);
+            anyhow::Ok(())
+        })?;
+        lab.nothing_left()
+            .with_context(|| format!("killed after {after} ms"))?;
+        let clone = Python::ready(lab.python_run("clone").start()?)?;
+        clone
+            .container
+            .assert_restored()
+            .with_context(|| format!("killed after {after} ms"))?;
+    }
+    lab.done()
+}
+
+/// Our shim under the stock shim's name, which is how callers that send options of runc reach it.
+#[test]
+fn options_of_runc_under_the_stock_name() -> Result<()> {
+    let Some(lab) = Lab::enter("options_of_runc_under_the_stock_name") else {
+        return Ok(());
+    };
+    let ours = ok(&["which", "containerd-shim-thaw-v1"])?;
+    let place = "/usr/local/sbin/containerd-shim-runc-v2";
+    std::fs::write(lab.path("runc"), "#!/bin/sh\ntouch $0.used\nexec runc \"$@\"\n")?;
+    ok(&["chmod", "755", &lab.path("runc").display().to_string()])?;
+    ok(&["ln", "-sf", ours.trim(), place])?;
+    // containerd remembers where it has found a shim.
+    restart_containerd()?;
+    let tried = with_options(&lab);
+    std::fs::remove_file(place)?;
+    restart_containerd()?;
+    tried?;
+    lab.done()
+}
+
+fn with_options(lab: &Lab) -> Result<()> {
+    let (runc, root) = (
+        lab.path("runc").display().to_string(),
+        lab.path("root").display().to_string(),
+    );
+    let flags = ["--runc-binary", &runc, "--runc-root", &root];
+    let container = shell(STOCK, "sleep 100").flags(&flags).start()?;
+    container.assert_cold("no_snapshot")?;
+    ensure!(lab.path("runc.used").exists(), "another runc was used");
+    ensure!(
+        lab.path("root/default/cold").exists(),
+        "another root was used: {}",
+        ok(&["find", &root])?
+    );
+    container.kill("SIGKILL")?;
+    ensure!(container.end()? == 137, "the exit code");
+    ensure!(!lab.path("root/default/cold").exists(), "state of runc is left");
+    Ok(())
+}
