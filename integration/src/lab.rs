@@ -55,6 +55,24 @@ impl Lab {
         Self::enter(name)
     }
 
+    /// As [`Lab::enter`], where this image was imported.
+    ///
+    /// # Panics
+    /// When the lab can't be used.
+    #[must_use]
+    pub fn enter_with_image(name: &str, image: &str) -> Option<Self> {
+        let lab = Self::enter(name)?;
+        let images = ok(&["ctr", "image", "list", "--quiet"]).unwrap_or_default();
+        if !images
+            .lines()
+            .any(|line| line == format!("localhost/thaw/{image}:latest"))
+        {
+            skip(name, &format!("the lab has no image {image} (--image {image})"));
+            return None;
+        }
+        Some(lab)
+    }
+
     /// As [`Lab::enter`], where root may look at the limits of other users' processes, which CRIU has to.
     ///
     /// # Panics

@@ -139,6 +139,64 @@ fn a_killed_capture_leaves_a_running_donor() -> Result<()> {
     lab.done()
 }
 
+/// Health checks run at any time. A process that was started from outside may make the capture fail, no more.
+#[test]
+fn an_exec_during_the_capture() -> Result<()> {
+    let Some(lab) = Lab::enter("an_exec_during_the_capture") else {
+        return Ok(());
+    };
+    {
+        let donor = lab.python("donor")?;
+        let mut exec = spawn(&[
+            "ctr",
+            "task",
+            "exec",
+            "--exec-id",
+            "long",
+            "donor",
+            "sh",
+            "-c",
+            "cat; echo end",
+        ])?;
+        thread::sleep(Duration::from_millis(300));
+        let ran = run(&["thaw", "capture", "donor"])?;
+        assert!(ran.code != 0 && ran.stderr.contains("dump"), "{ran:?}");
+        donor.get("/healthz")?;
+        exec.write("input\n")?;
+        assert_eq!(exec.wait(Duration::from_secs(5))?.ok()?, "input\nend\n");
+        lab.capture(&donor.container, &[])?;
+        Python::ready(lab.python_run("clone").start()?)?
+            .container
+            .assert_restored()?;
+    }
+    lab.done()
+}
+
+#[test]
+fn two_captures_at_the_same_time() -> Result<()> {
+    let Some(lab) = Lab::enter("two_captures_at_the_same_time") else {
+        return Ok(());
+    };
+    {
+        let donor = lab.python("donor")?;
+        let captures = [
+            spawn(&["thaw", "capture", "donor"])?,
+            spawn(&["thaw", "capture", "donor"])?,
+        ];
+        let mut codes = Vec::new();
+        for capture in captures {
+            let ran = capture.wait(Duration::from_secs(20))?;
+            codes.push((ran.code, ran.stderr));
+        }
+        assert!(codes.iter().any(|(code, _)| *code == 0), "{codes:?}");
+        donor.get("/healthz")?;
+        Python::ready(lab.python_run("clone").start()?)?
+            .container
+            .assert_restored()?;
+    }
+    lab.done()
+}
+
 #[test]
 fn what_cannot_be_captured() -> Result<()> {
     let Some(lab) = Lab::enter("what_cannot_be_captured") else {

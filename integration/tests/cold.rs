@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use thaw_integration::{Console, Container, Events, Lab, Run, STOCK, THAW, ok, processes, run, until};
+use thaw_integration::{Console, Events, Lab, Run, STOCK, THAW, ok, processes, run, until};
 
 const SOON: Duration = Duration::from_secs(5);
 

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use thaw_integration::{FakeCriu, Lab, Python, forge};
+use thaw_integration::{FakeCriu, Lab, Python, forge, ok};
 
 /// A cold start in the lab takes some 0.3 s in a debug build; the rest is room for a slow machine.
 const SOON: Duration = Duration::from_secs(4);
@@ -185,6 +185,65 @@ fn the_rootfs_changes_do_not_apply() -> Result<()> {
         cold(&lab, "rootfs_diff_failed")?;
         assert!(!fs::exists(escape)?, "a file was written outside");
     }
+    lab.done()
+}
+
+#[test]
+fn the_cache_cannot_be_used() -> Result<()> {
+    let Some(lab) = Lab::enter("the_cache_cannot_be_used") else {
+        return Ok(());
+    };
+    lab.with_snapshot()?;
+    let cache = lab.path("cache");
+    fs::write(&cache, "not a folder")?;
+    cold(&lab, "cache_failed")?;
+    fs::remove_file(&cache)?;
+    fs::create_dir(&cache)?;
+    // Room for a part of the snapshot.
+    let path = cache.display().to_string();
+    ok(&["mount", "-t", "tmpfs", "-o", "size=1m", "full", &path])?;
+    let tried = {
+        let container = lab.python_run("cold").start()?;
+        container
+            .outcome()
+            .and_then(|outcome| Python::ready(container).map(|_python| outcome))
+    };
+    ok(&["umount", &path])?;
+    let outcome = tried?;
+    assert!(
+        ["fetch_failed", "cache_failed"].contains(&outcome.reason.as_str()),
+        "{outcome:?}"
+    );
+    Python::ready(lab.python_run("clone").start()?)?
+        .container
+        .assert_restored()?;
+    // Somebody empties it while the next clone lives on what it has.
+    lab.empty_cache()?;
+    Python::ready(lab.python_run("clone").start()?)?
+        .container
+        .assert_restored()?;
+    lab.done()
+}
+
+#[test]
+fn the_state_of_the_node_is_damaged() -> Result<()> {
+    let Some(lab) = Lab::enter("the_state_of_the_node_is_damaged") else {
+        return Ok(());
+    };
+    lab.with_snapshot()?;
+    for text in ["", "garbage", "{}"] {
+        fs::create_dir_all("/run/thaw")?;
+        fs::write("/run/thaw/host.json", text)?;
+        Python::ready(lab.python_run("clone").start()?)?
+            .container
+            .assert_restored()?;
+    }
+    // What a shim that was killed has left under the same id.
+    fs::create_dir_all("/run/thaw/default/clone/restore/images")?;
+    fs::write("/run/thaw/default/clone/restore/images/core-1.img", "old")?;
+    Python::ready(lab.python_run("clone").start()?)?
+        .container
+        .assert_restored()?;
     lab.done()
 }
 
