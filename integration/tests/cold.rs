@@ -174,11 +174,12 @@ fn the_order_of_events() -> Result<()> {
         container.kill("SIGKILL")?;
         container.end()?;
         drop(container);
-        Ok(events
-            .of("cold")?
-            .into_iter()
-            .map(|(topic, _)| topic)
-            .collect::<Vec<_>>())
+        let mut topics: Vec<_> = events.of("cold")?.into_iter().map(|(topic, _)| topic).collect();
+        // The stock shim now and then ends before it has handed over its last event; ours must not.
+        let told = topics.iter().any(|topic| topic == "/tasks/delete");
+        ensure!(told || runtime == STOCK, "no /tasks/delete in {topics:?}");
+        topics.retain(|topic| topic != "/tasks/delete");
+        Ok(topics)
     })
 }
 
