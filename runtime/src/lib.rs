@@ -14,4 +14,4 @@ pub mod host;
 mod key;
 mod task;
 mod timeline;
-mod words;
+pub mod words;

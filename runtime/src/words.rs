@@ -3,11 +3,12 @@
 use std::error::Error;
 use std::fmt::Write as _;
 
-/// The longest text that goes into a record, in characters.
+/// The longest text, in characters: it goes into records, log lines and answers to clients.
 const LIMIT: usize = 1000;
 
 /// `error: cause: cause of the cause`, without control characters.
-pub(crate) fn chain(error: &dyn Error) -> String {
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

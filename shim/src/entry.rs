@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use thaw_runtime::network::{LOOPBACK_VERB, run_hook};
+use thaw_runtime::words::chain;
 
 use crate::flags::{Action, Flags};
 use crate::{info, remove, serve, start};
@@ -53,16 +54,4 @@ fn reply(bytes: &[u8]) -> io::Result<()> {
 
 fn version(name: &str) -> String {
     format!("{name}:\n  Version:  {}\n", env!("CARGO_PKG_VERSION"))
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -10,10 +10,10 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
+use thaw_runtime::words::chain;
 use tokio::sync::{mpsc, oneshot};
 use ttrpc::context::with_duration;
 
-use crate::entry::chain;
 use crate::task::time::timestamp;
 
 /// containerd's own limit for one event.

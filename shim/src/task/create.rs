@@ -137,9 +137,8 @@ impl Shim {
 
     fn tools(&self, request: &CreateTaskRequest, spec: &spec::Spec) -> Result<(Options, Runc), Refusal> {
         let given = match request.options.as_ref() {
-            Some(any) => {
-                Options::from_any(any).map_err(|error| Refusal::invalid(crate::entry::chain(&error)))?
-            }
+            Some(any) => Options::from_any(any)
+                .map_err(|error| Refusal::invalid(thaw_runtime::words::chain(&error)))?,
             None => None,
         };
         let systemd = given
@@ -205,7 +204,7 @@ fn node_config() -> (NodeConfig, Option<Arc<ConfigError>>) {
             (loaded.config, None)
         }
         Err(error) => {
-            log::error!("configuration: {}", crate::entry::chain(&error));
+            log::error!("configuration: {}", thaw_runtime::words::chain(&error));
             (NodeConfig::default(), Some(Arc::new(error)))
         }
     }
@@ -218,7 +217,10 @@ async fn attach(prepared: Prepared, runc: &Runc, id: &str, rootfs: &Rootfs) -> R
         Err(error) => error,
     };
     if let Err(error) = runc.delete(id, true).await {
-        log::error!("undo the creation of {id}: {}", crate::entry::chain(&error));
+        log::error!(
+            "undo the creation of {id}: {}",
+            thaw_runtime::words::chain(&error)
+        );
     }
     if let Err(error) = thaw_runtime::boot::Rootfs::unmount(rootfs) {
         log::error!("unmount the root file system of {id}: {error}");

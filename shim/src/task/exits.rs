@@ -8,6 +8,7 @@ use std::sync::Arc;
 use containerd_shim_protos::events::task::TaskExit;
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::topics::TASK_EXIT_EVENT_TOPIC;
+use thaw_runtime::words::chain;
 use tokio::sync::mpsc;
 
 use super::Shim;
@@ -16,7 +17,6 @@ use super::phase::Phase;
 use super::process::{End, Process};
 use super::registry::Target;
 use super::time::timestamp;
-use crate::entry::chain;
 use crate::reaper::Exit;
 
 const SIGKILL: u32 = 9;

@@ -2,9 +2,8 @@
 
 use std::error::Error;
 
+use thaw_runtime::words::chain;
 use ttrpc::Code;
-
-use crate::entry::chain;
 
 /// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
