@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use thaw_integration::{Events, Lab, Python, Run, forge, http, ok, run, spawn, until};
 
 /// Asks the server again and again until told to stop; answers how often.
@@ -244,74 +243,6 @@ fn a_paused_donor_stays_paused() -> Result<()> {
             .assert_restored()?;
         ok(&["ctr", "task", "resume", "donor"])?;
         donor.get("/healthz")?;
-    }
-    lab.done()
-}
-
-#[test]
-fn snapshots_are_listed_shown_and_removed() -> Result<()> {
-    let Some(lab) = Lab::enter("snapshots_are_listed_shown_and_removed") else {
-        return Ok(());
-    };
-    let json = |words: &[&str]| -> Result<Value> {
-        Ok(serde_json::from_str(&ok(
-            &[&["thaw", "-o", "json"], words].concat()
-        )?)?)
-    };
-    assert_eq!(json(&["ls"])?, serde_json::json!([]));
-    lab.with_snapshot()?;
-    let list = json(&["ls"])?;
-    let id = list[0]["id"].as_str().context("no id")?.to_owned();
-    let short = &id["sha256:".len()..][..8];
-    assert_eq!(list.as_array().map(Vec::len), Some(1));
-    assert_eq!(list[0]["image"], "localhost/thaw/python:latest");
-    assert!(ok(&["thaw", "ls"])?.contains(&id["sha256:".len()..][..12]));
-    let shown = json(&["inspect", short])?;
-    assert!(shown.to_string().contains(&id), "{shown}");
-    assert!(ok(&["thaw", "inspect", &id])?.contains(short));
-    for verb in ["inspect", "rm"] {
-        assert_eq!(run(&["thaw", verb, "ffffffff00"])?.code, 3);
-    }
-    let gone = json(&["rm", short])?;
-    assert_eq!(gone[0]["id"].as_str(), Some(id.as_str()));
-    assert_eq!(json(&["ls"])?, serde_json::json!([]));
-    assert!(
-        std::fs::read_dir(lab.store().join("v1/blobs/sha256"))?
-            .next()
-            .is_none(),
-        "blobs are left"
-    );
-    lab.python("cold")?.container.assert_cold("no_snapshot")?;
-    assert_eq!(run(&["thaw", "explain", "cold"])?.code, 3);
-    lab.done()
-}
-
-/// containerd's own checkpoints, which `ctr` can restore under the stock runtime.
-#[test]
-fn ctr_tasks_checkpoint() -> Result<()> {
-    let Some(lab) = Lab::enter("ctr_tasks_checkpoint") else {
-        return Ok(());
-    };
-    {
-        let donor = lab.python("donor")?;
-        ok(&["ctr", "task", "checkpoint", "donor"])?;
-        donor.get("/healthz")?;
-        let folder = lab.path("checkpoint");
-        std::fs::create_dir_all(&folder)?;
-        let folder = folder.display().to_string();
-        ok(&["ctr", "task", "checkpoint", "--image-path", &folder, "donor"])?;
-        donor.get("/healthz")?;
-        assert!(std::fs::exists(format!("{folder}/inventory.img"))?, "no images");
-        // ctr names the images of checkpoints by the second.
-        thread::sleep(Duration::from_millis(1100));
-        ok(&["ctr", "task", "checkpoint", "--exit", "donor"])?;
-        donor.container.end()?;
-    }
-    for line in ok(&["ctr", "image", "list", "--quiet"])?
-        .lines()
-        .filter(|line| line.contains("checkpoint"))
-    {
-        ok(&["ctr", "image", "remove", line])?;
     }
     lab.done()
 }

@@ -31,6 +31,14 @@ fn gone(container: &Container) -> Result<()> {
     })
 }
 
+/// containerd forgets the task of a killed shim some time after it has stopped to list it.
+fn start_again(run: &Run) -> Result<Container> {
+    until("a second start", SOON, || {
+        let (container, ran) = run.clone().try_start()?;
+        Ok((ran.code == 0).then_some(container))
+    })
+}
+
 #[test]
 fn containers_outlive_containerd() -> Result<()> {
     let Some(lab) = Lab::enter("containers_outlive_containerd") else {
@@ -87,11 +95,7 @@ fn a_killed_shim_is_cleaned_up() -> Result<()> {
         gone(&container)?;
         drop(container);
         // Its socket stays, under both runtimes, until the next container of that id has ended.
-        // containerd forgets the task some time after it has stopped to list it.
-        let again = until("a second start", SOON, || {
-            let (again, ran) = shell(runtime, "exit 5").try_start()?;
-            Ok((ran.code == 0).then_some(again))
-        })?;
+        let again = start_again(&shell(runtime, "exit 5"))?;
         assert_eq!(again.end()?, 5, "{runtime}");
     }
     lab.done()
@@ -104,12 +108,12 @@ fn a_killed_shim_of_a_clone_is_cleaned_up() -> Result<()> {
     };
     lab.with_snapshot()?;
     for _ in 0..2 {
-        let clone = lab.python("clone")?;
+        let clone = Python::ready(start_again(&lab.python_run("clone"))?)?;
         clone.container.assert_restored()?;
         kill_shim_of("clone")?;
         gone(&clone.container)?;
     }
-    drop(lab.python("clone")?);
+    drop(start_again(&lab.python_run("clone"))?);
     lab.done()
 }
 
