@@ -110,6 +110,10 @@ umount -l /mnt
 cd /src
 keep=()
 while IFS= read -r -d '' pair; do
+    # Those of hack itself would be settings of thaw in there: THAW_CACHE names the cache of snapshots to it.
+    case $pair in
+        THAW_CACHE=* | THAW_MIRROR=* | THAW_PROFILE=*) continue ;;
+    esac
     case $pair in THAW_* | RUST_* | LAB_* | CI=* | TERM=* | NO_COLOR=*) keep+=("$pair") ;; esac
 done < <(env -0)
 exec env -i "${keep[@]}" HOME=/root LANG=C.UTF-8 THAW_LAB="$name" THAW_LAB_IMAGES=/images \

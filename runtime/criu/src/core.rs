@@ -11,6 +11,8 @@ const THREAD_CORE: u32 = 5;
 /// `core.proto: task_core_entry.task_state`.
 const TASK_STATE: u32 = 1;
 
+/// `compel/include/uapi/task-state.h: COMPEL_TASK_DEAD`; CRIU writes it for a zombie (`criu/cr-dump.c: dump_zombies`).
+const DEAD: u32 = 2;
 /// `compel/include/uapi/task-state.h: COMPEL_TASK_STOPPED`.
 const STOPPED: u32 = 3;
 
@@ -20,8 +22,21 @@ const STOPPED: u32 = 3;
 /// # Errors
 /// Its image cannot be read.
 pub fn is_stopped(images: &Images, pid: i32) -> Result<bool, ReadError> {
+    Ok(state(images, pid)? == STOPPED)
+}
+
+/// Whether a process had ended and nobody had asked for its status yet: of a zombie there is `core-<pid>.img` and
+/// nothing else.
+///
+/// # Errors
+/// Its image cannot be read.
+pub fn is_dead(images: &Images, pid: i32) -> Result<bool, ReadError> {
+    Ok(state(images, pid)? == DEAD)
+}
+
+fn state(images: &Images, pid: i32) -> Result<u32, ReadError> {
     read(images, pid, |core| {
-        Ok(core.required_message(TC)?.required_uint32(TASK_STATE)? == STOPPED)
+        core.required_message(TC)?.required_uint32(TASK_STATE)
     })
 }
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::Images;
 use crate::image::{self, ReadError, in_record, magic};
 use crate::wire::{Message, WireError};
+use crate::{Images, core};
 
 /// The file.
 pub(crate) const FILE: &str = "pstree.img";
@@ -35,7 +35,11 @@ pub fn tasks(images: &Images) -> Result<Vec<Task>, ReadError> {
         .into_iter()
         .enumerate()
     {
-        let task = read(record).map_err(in_record(FILE, index))?;
+        let mut task = read(record).map_err(in_record(FILE, index))?;
+        // CRIU 4.2 writes an uninitialized number as the one thread of a zombie, and does not read it back.
+        if task.threads.len() == 1 && task.threads != [task.pid] && core::is_dead(images, task.pid)? {
+            task.threads = vec![task.pid];
+        }
         for id in std::iter::once(task.pid).chain(task.threads.iter().copied().filter(|id| *id != task.pid)) {
             if id <= 0 || !seen.insert(id) {
                 return Err(ReadError::Pid(id as u32));
