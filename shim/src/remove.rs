@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
 use containerd_shim_protos::api::DeleteResponse;
@@ -14,6 +14,7 @@ use thaw_runtime::record::Record;
 use crate::flags::Flags;
 use crate::mount::unmount_all;
 use crate::options::Options;
+use crate::spec::Spec;
 use crate::task::time::timestamp;
 
 /// 128 + SIGKILL: what the container is said to have died of.
@@ -56,6 +57,7 @@ pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, RemoveError> {
         })?;
     }
     forget(flags);
+    remove_cgroup(&bundle);
     unmount_all(&bundle.join("rootfs")).map_err(|source| RemoveError::Unmount {
         bundle: bundle.clone(),
         source,
@@ -76,9 +78,50 @@ fn forget(flags: &Flags) {
     Record::new(&state, &flags.namespace, &flags.id).remove().ok();
 }
 
+/// Removes the cgroup that the spec names if runc, killed half-way, has left it behind: it has no state then from
+/// which it could know. The kernel refuses to remove one with processes or other cgroups in it, so nothing that lives
+/// is touched. One of the systemd form (`slice:prefix:name`) is systemd's to remove.
+fn remove_cgroup(bundle: &Path) {
+    let Ok(spec) = Spec::read(bundle) else { return };
+    let Some(path) = cgroup_below_root(&spec.linux.cgroups_path) else {
+        return;
+    };
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()));
+    for hierarchy in hierarchies.chain([root.to_owned()]) {
+        // It is not there, as a rule.
+        fs::remove_dir(hierarchy.join(path)).ok();
+    }
+}
+
+/// A cgroup path of the cgroupfs form without its first slash, if it stays below the root.
+fn cgroup_below_root(path: &str) -> Option<&Path> {
+    let below = Path::new(path.strip_prefix('/')?);
+    let plain = below
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
+    (plain && !path.contains(':') && below.components().next().is_some()).then_some(below)
+}
+
 fn init_pid(bundle: &Path) -> u32 {
     fs::read_to_string(bundle.join("init.pid"))
         .ok()
         .and_then(|text| text.trim().parse().ok())
         .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_cgroup_below_the_root_is_removed() {
+        assert_eq!(cgroup_below_root("/default/c1"), Some(Path::new("default/c1")));
+        for other in ["", "/", "c1", "/../x", "/a/../..", "system.slice:x:y"] {
+            assert_eq!(cgroup_below_root(other), None, "{other:?}");
+        }
+    }
 }
