@@ -5,10 +5,33 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use thaw_integration::{Lab, Python, ok, processes};
+use thaw_store::StoreOptions;
 
 /// The lab's server keeps its own records under names that leave no room for a prefix.
 fn url() -> String {
     "s3://thaw".to_owned()
+}
+
+/// The rules that `file://` and the in-memory store keep in the unit tests, conditional writes among them.
+#[test]
+fn the_server_keeps_the_rules() -> Result<()> {
+    let Some(lab) = Lab::enter_with_s3("the_server_keeps_the_rules") else {
+        return Ok(());
+    };
+    let options = StoreOptions {
+        allow_http: true,
+        ..StoreOptions::default()
+    };
+    let name = format!("rules{}", std::process::id());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let store = thaw_store::open(&url().parse::<url::Url>()?, &options)?;
+        thaw_store::conformance::run(&*store, &name, true).await?;
+        anyhow::Ok(())
+    })?;
+    lab.done()
 }
 
 #[test]

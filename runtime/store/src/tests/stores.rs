@@ -172,13 +172,3 @@ async fn a_server_that_hangs_times_out() {
     assert!(matches!(error, StoreError::Timeout { .. }), "{error:?}");
     assert!(started.elapsed() < Duration::from_secs(2));
 }
-
-#[tokio::test]
-#[ignore = "needs a server: THAW_TEST_STORE=s3://bucket/prefix and the provider's own variables"]
-async fn a_real_server_conforms() {
-    let url = std::env::var("THAW_TEST_STORE").unwrap().parse().unwrap();
-    let store = open(&url, &StoreOptions::default()).unwrap();
-    conformance::run(&*store, &format!("test{}", std::process::id()), true)
-        .await
-        .unwrap();
-}
