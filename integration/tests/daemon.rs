@@ -135,7 +135,7 @@ fn a_shim_killed_half_way_hinders_nobody() -> Result<()> {
             drop(start.join().expect("no panic")?);
             anyhow::Ok(())
         })?;
-        let clone = Python::ready(lab.python_run("clone").start()?)?;
+        let clone = Python::ready(start_again(&lab.python_run("clone"))?)?;
         clone
             .container
             .assert_restored()
