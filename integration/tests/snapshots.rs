@@ -45,6 +45,9 @@ fn snapshots_are_listed_shown_and_removed() -> Result<()> {
     lab.done()
 }
 
+/// ctr names the images of checkpoints by the second.
+const NEXT_NAME: Duration = Duration::from_millis(1100);
+
 /// containerd's own checkpoints, which `ctr` can restore under the stock runtime.
 #[test]
 fn ctr_tasks_checkpoint() -> Result<()> {
@@ -58,11 +61,11 @@ fn ctr_tasks_checkpoint() -> Result<()> {
         let folder = lab.path("checkpoint");
         std::fs::create_dir_all(&folder)?;
         let folder = folder.display().to_string();
+        thread::sleep(NEXT_NAME);
         ok(&["ctr", "task", "checkpoint", "--image-path", &folder, "donor"])?;
         donor.get("/healthz")?;
         assert!(std::fs::exists(format!("{folder}/inventory.img"))?, "no images");
-        // ctr names the images of checkpoints by the second.
-        thread::sleep(Duration::from_millis(1100));
+        thread::sleep(NEXT_NAME);
         ok(&["ctr", "task", "checkpoint", "--exit", "donor"])?;
         donor.container.end()?;
     }
