@@ -12,6 +12,7 @@
 //! ```
 
 mod command;
+mod compatibility;
 mod console;
 mod container;
 mod criu;
@@ -25,6 +26,7 @@ mod run;
 mod wait;
 
 pub use command::{Background, Ran, ok, run, run_within, spawn};
+pub use compatibility::{Way, cell, cell_refused};
 pub use console::Console;
 pub use container::{Container, Outcome, Python, Stage};
 pub use containerd::{Events, restart_containerd};
