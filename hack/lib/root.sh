@@ -3,7 +3,7 @@
 
 # Raise it when bootstrap below changes in a way that cached roots must follow.
 recipe_version=1
-root_packages=containerd,runc,criu,iproute2,nftables,iptables,python3,curl,procps,ca-certificates,busybox-static,util-linux,mount,tar,openssl,kmod,docker.io,docker-cli,containernetworking-plugins,etcd-server,kubectl,conntrack,socat,ethtool
+root_packages=containerd,runc,criu,iproute2,nftables,iptables,python3,curl,procps,ca-certificates,busybox-static,util-linux,mount,tar,openssl,kmod,docker.io,docker-cli,containernetworking-plugins,etcd-server,kubectl,conntrack,socat,ethtool,docker-registry
 
 # The mirror that this machine's apt uses for Debian itself; other machines get Debian's own.
 mirror() {
