@@ -15,6 +15,10 @@ use thaw_runc::Runc;
 use crate::boot::Request;
 use crate::outcome::Outcome;
 
+mod find;
+
+pub use find::{FindError, find};
+
 /// The most that is read of a record.
 const RECORD_LIMIT: u64 = 1 << 20;
 

@@ -24,7 +24,8 @@ pub(super) struct Capture {
     /// End the container with the snapshot, instead of letting it run on
     #[arg(long)]
     stop: bool,
-    /// Id of the container; it must run under io.containerd.thaw.v1
+    /// Its id, the name that its client gave it, or the start of its id; in pods also POD/CONTAINER. It must run under
+    /// io.containerd.thaw.v1
     container: String,
 }
 
@@ -47,7 +48,7 @@ impl Capture {
         let namespace = context.namespace.clone();
         let request = capture::Request {
             namespace,
-            id: self.container.clone(),
+            id: context.container(&self.container)?,
             stop: self.stop,
             helper: std::env::current_exe()?,
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use thaw_config::NodeConfig;
+use thaw_runtime::record::{FindError, find};
 use thaw_store::{Store, StoreOptions};
 
 use super::Global;
@@ -36,6 +37,20 @@ impl Context {
             namespace: global.namespace,
             output: Output::new(global.output),
         })
+    }
+
+    /// The id of the container that the user means: by id, by the client's name for it, or by the start of the id.
+    pub(super) fn container(&self, wanted: &str) -> Result<String, Failure> {
+        let namespace = &self.namespace;
+        match find(&self.config.state, namespace, wanted) {
+            Ok(Some(id)) => Ok(id),
+            Ok(None) => Err(Failure::not_found(format!(
+                "there is no record of {wanted:?} in the namespace {namespace:?}: thaw did not start it, or it is gone \
+                 (other namespaces: -n)"
+            ))),
+            Err(error @ FindError::Several { .. }) => Err(Failure::usage(error.to_string())),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Opens the store; nothing is sent yet.

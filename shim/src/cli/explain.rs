@@ -14,59 +14,20 @@ use super::output::{bytes, columns, plain};
 /// Tell how a container came up.
 #[derive(Debug, Args)]
 pub(super) struct Explain {
-    /// Id of the container, or enough of its start
+    /// Its id, the name that its client gave it, or the start of its id; in pods also POD/CONTAINER
     container: String,
 }
 
 impl Explain {
     pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
-        let id = self.full_id(context)?;
+        let id = context.container(&self.container)?;
         let outcome = Record::new(&context.config.state, &context.namespace, &id)
             .outcome()?
-            .ok_or_else(|| unknown(&self.container, &context.namespace))?;
+            .ok_or_else(|| Failure::not_found(format!("the container {id} has just gone")))?;
         context
             .output
             .print(&outcome, |outcome, out| in_words(outcome, out))
     }
-
-    /// Docker's ids have 64 digits, and nobody types those.
-    fn full_id(&self, context: &Context) -> Result<String, Failure> {
-        let not_found = || unknown(&self.container, &context.namespace);
-        // The directory of a namespace holds one directory per container.
-        let probe = Record::new(&context.config.state, &context.namespace, &self.container);
-        let Some(directory) = probe.directory().parent() else {
-            return Err(not_found());
-        };
-        let names = match std::fs::read_dir(directory) {
-            Ok(entries) => entries
-                .map(|entry| Ok(entry?.file_name()))
-                .collect::<io::Result<Vec<_>>>()?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(not_found()),
-            Err(error) => return Err(error.into()),
-        };
-        let ids: Vec<&str> = names
-            .iter()
-            .filter_map(|name| name.to_str())
-            .filter(|name| !self.container.is_empty() && name.starts_with(&self.container))
-            .collect();
-        match ids.as_slice() {
-            ids if ids.contains(&self.container.as_str()) => Ok(self.container.clone()),
-            [] => Err(not_found()),
-            [id] => Ok((*id).to_owned()),
-            several => Err(Failure::usage(format!(
-                "{} begins more than one id: {}",
-                self.container,
-                several.join(", ")
-            ))),
-        }
-    }
-}
-
-fn unknown(container: &str, namespace: &str) -> Failure {
-    Failure::not_found(format!(
-        "there is no record of {container:?} in the namespace {namespace:?}: thaw did not start it, or it is gone \
-         (other namespaces: -n)"
-    ))
 }
 
 fn in_words(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
