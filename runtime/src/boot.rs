@@ -72,21 +72,36 @@ pub struct Request {
     pub no_new_keyring: bool,
 }
 
-/// The root filesystem of the container: mounted by boot, and put back as new when a restore fails.
+/// The root filesystem of the container: mounted by boot, unless the client has done that already, and put back as new
+/// when a restore fails.
 pub trait Rootfs: fmt::Debug + Send + Sync {
-    /// Mounts it at the bundle's `rootfs`.
+    /// Mounts it where the spec says; nothing to do where it is mounted already.
     ///
     /// # Errors
     /// What `mount` answered; what was mounted before the failure is unmounted again.
     fn mount(&self) -> io::Result<()>;
 
-    /// Unmounts everything at and below the bundle's `rootfs`; no error when nothing is mounted.
+    /// Unmounts what [`Rootfs::mount`] has mounted; no error when nothing is mounted. What the client has mounted is
+    /// left to the client.
     ///
     /// # Errors
     /// What `umount` answered.
     fn unmount(&self) -> io::Result<()>;
 
-    /// The overlay's upper directory, when the root filesystem is an overlay that this shim mounts.
+    /// Unmounts it whoever has mounted it, because the upper directory is to be changed: an overlay must not see that
+    /// happen (Linux, `filesystems/overlayfs.rst`, "Changes to underlying filesystems").
+    ///
+    /// # Errors
+    /// What `umount` answered: somebody else may use it.
+    fn take_off(&self) -> io::Result<()>;
+
+    /// After [`Rootfs::take_off`], when there is no container: leaves it mounted or not, as the client did.
+    ///
+    /// # Errors
+    /// What `mount` answered.
+    fn put_back(&self) -> io::Result<()>;
+
+    /// The overlay's upper directory, when the root filesystem is an overlay that can be taken off and mounted again.
     fn upper(&self) -> Option<&Path>;
 }
 

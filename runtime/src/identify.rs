@@ -3,6 +3,9 @@
 //! Four reads over containerd's gRPC socket: the container, its image, the image's documents, and the snapshot that
 //! its root filesystem stands on. A name may have been pushed again since the container was made, so the image that
 //! the name means now only counts when the root filesystem stands on its layers.
+//!
+//! Docker needs more: with its own image store containerd knows no image at all, and with containerd's it tells
+//! neither snapshotter nor snapshot. Both follow from the path of the root filesystem ([`crate::docker`]).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,6 +22,10 @@ use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Code, Request, Status};
 use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os};
 use thaw_snapshot::{Digest, ImageFacts};
+
+use crate::docker::{LABEL, Layers, Place};
+
+mod docker;
 
 /// The largest image document that is read; containerd itself takes 8 MiB at most.
 const DOCUMENT_LIMIT: usize = 8 << 20;
@@ -54,10 +61,21 @@ pub enum IdentifyError {
         #[source]
         source: Box<Status>,
     },
-    /// The container was made without an image that containerd knows: from a bare root filesystem, or by a client
-    /// that keeps its images elsewhere, such as Docker with its own image store.
+    /// The container was made without an image that containerd or Docker knows: from a bare root filesystem.
     #[error("the container record names no image")]
     NoImage,
+    /// A file in which Docker says which image it is can't be used.
+    #[error("read Docker's records at {}", path.display())]
+    Docker {
+        /// The file, or the data root.
+        path: PathBuf,
+        /// What the kernel or the parser answered.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The thread that reads Docker's records failed.
+    #[error("read Docker's records on a thread")]
+    Thread,
     /// The image was removed after the container was made.
     #[error("the image {name} is gone")]
     ImageGone {
@@ -143,13 +161,16 @@ impl Identify for Containerd {
             namespace: namespace.to_owned(),
         };
         let container = caller.container(id).await?;
+        let docker = docker_place(&container);
         if container.image.is_empty() {
-            return Err(IdentifyError::NoImage);
+            let (place, id) = (docker.ok_or(IdentifyError::NoImage)?, id.to_owned());
+            let read = tokio::task::spawn_blocking(move || docker::image_of(&place, &id));
+            return read.await.map_err(|_panic| IdentifyError::Thread)?;
         }
         let (target, image) = caller.manifest_of(&container.image).await?;
         let config: ImageConfiguration = caller.document(&image.config).await?;
         let chain_id = chain_id(config.rootfs().diff_ids())?;
-        caller.check_parent(&container, chain_id).await?;
+        caller.check_parent(&container, docker, chain_id).await?;
         let config = digest(image.config.digest().as_ref())?;
         if let Some(found) = cri_image(&container)
             && found != config.to_string()
@@ -282,15 +303,24 @@ impl Caller {
 
     /// The container's snapshot must stand on the image's layers; clients that put a layer of their own in between
     /// (Docker's `-init`) are followed one step.
-    async fn check_parent(&self, container: &Container, expected: Digest) -> Result<(), IdentifyError> {
+    async fn check_parent(
+        &self,
+        container: &Container,
+        docker: Option<Place>,
+        expected: Digest,
+    ) -> Result<(), IdentifyError> {
         let key = if container.snapshot_key.is_empty() {
             &container.id
         } else {
             &container.snapshot_key
         };
-        let mut found = self.parent(&container.snapshotter, key).await?;
+        let snapshotter = match docker.map(|place| place.layers) {
+            Some(Layers::Containerd { snapshotter }) if container.snapshotter.is_empty() => snapshotter,
+            _ => container.snapshotter.clone(),
+        };
+        let mut found = self.parent(&snapshotter, key).await?;
         if found.ends_with("-init") {
-            found = self.parent(&container.snapshotter, &found).await?;
+            found = self.parent(&snapshotter, &found).await?;
         }
         if found == expected.to_string() {
             return Ok(());
@@ -317,6 +347,21 @@ impl Caller {
             .map(|info| info.parent)
             .unwrap_or_default())
     }
+}
+
+/// Where Docker keeps the container, if it is Docker's.
+fn docker_place(container: &Container) -> Option<Place> {
+    #[derive(serde::Deserialize)]
+    struct Spec {
+        root: Root,
+    }
+    #[derive(serde::Deserialize)]
+    struct Root {
+        path: PathBuf,
+    }
+    container.labels.get(LABEL)?;
+    let spec: Spec = serde_json::from_slice(&container.spec.as_ref()?.value).ok()?;
+    Place::of(&spec.root.path, &container.id)
 }
 
 /// What CRI noted when it made the container: `ImageRef` in its metadata is the config digest, in all versions.
@@ -404,5 +449,21 @@ mod tests {
         let made_from = note(r#"{"Metadata": {"ImageRef": "sha256:ab"}}"#);
         assert_eq!(made_from.as_deref(), Some("sha256:ab"));
         assert_eq!(note("{}"), None);
+    }
+
+    #[test]
+    fn only_docker_s_containers_are_looked_for_there() {
+        let mut container = Container {
+            id: "c1".to_owned(),
+            ..Container::default()
+        };
+        let spec = container.spec.get_or_insert_default();
+        spec.value = br#"{"root":{"path":"/var/lib/docker/overlay2/l1/merged"}}"#.to_vec();
+        assert_eq!(docker_place(&container), None);
+        container
+            .labels
+            .insert(LABEL.to_owned(), "/run/docker/c1".to_owned());
+        let place = docker_place(&container).unwrap();
+        assert_eq!(place.data_root, std::path::Path::new("/var/lib/docker"));
     }
 }

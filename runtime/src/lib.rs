@@ -8,6 +8,7 @@ pub mod capture;
 pub mod identify;
 pub mod outcome;
 pub mod record;
+pub mod docker;
 pub mod rootfs;
 pub mod network;
 pub mod host;

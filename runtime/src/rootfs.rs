@@ -26,10 +26,12 @@ mod pax;
 mod apply;
 mod place;
 mod clear;
+mod overlay;
 
 pub use apply::{ApplyError, apply};
 pub use clear::clear;
 pub use diff::{DiffError, diff};
+pub use overlay::{Overlay, unescape};
 
 /// Prefix of the entry that removes a file.
 const WHITEOUT: &[u8] = b".wh.";

@@ -349,6 +349,40 @@ async fn a_pid_file_of_an_earlier_run_kills_nobody() {
     assert!(ended.is_none(), "{ended:?}");
 }
 
+/// A world as Docker makes it: the root filesystem is mounted before the shim is asked.
+async fn mounted_by_the_client() -> World {
+    let mut world = with_snapshot("sleep").await;
+    world.rootfs.client_mounts = true;
+    world.rootfs.mounted.store(1, Ordering::SeqCst);
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_client_has_mounted_is_taken_off_while_files_change() {
+    let world = mounted_by_the_client().await;
+    restored(&world).await;
+    assert_eq!(world.rootfs.taken_off.load(Ordering::SeqCst), 1);
+    assert_eq!(world.rootfs.mounted.load(Ordering::SeqCst), 1);
+    assert_eq!(*world.rootfs.at_mount.lock().unwrap(), [["cache"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_client_has_mounted_is_given_back_as_it_was() {
+    let mut world = mounted_by_the_client().await;
+    let before = state_of(&world.upper());
+    world.runc_does("restore", "fail");
+    world.annotate("thaw.dev/snapshot-policy", "Required");
+    let error = world.create().await.unwrap_err();
+    assert!(matches!(error, CreateError::Required(_)), "{error:?}");
+    assert_eq!(
+        world.rootfs.taken_off.load(Ordering::SeqCst),
+        2,
+        "to apply, to undo"
+    );
+    assert_eq!(world.rootfs.mounted.load(Ordering::SeqCst), 1);
+    assert_eq!(state_of(&world.upper()), before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_undone_ends_the_start_and_the_rest_is_undone() {
     let world = with_snapshot("sleep").await;

@@ -2,6 +2,7 @@
 
 mod options;
 mod overlay;
+mod premounted;
 mod table;
 
 use std::fs::DirBuilder;
@@ -14,6 +15,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 pub use options::Parsed;
+use premounted::Premounted;
 pub use table::mounted_below;
 
 /// How often a busy mount is tried again before it is detached.
@@ -34,19 +36,26 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
-/// The mounts of one container's root file system.
+/// The root file system of one container.
 #[derive(Debug)]
 pub struct Rootfs {
     mounts: Vec<Mount>,
     target: PathBuf,
     upper: Option<PathBuf>,
+    premounted: Option<Premounted>,
 }
 
 impl Rootfs {
-    /// The root file system of the container with this bundle. An empty list means that somebody else has mounted it
-    /// at another place.
+    /// The root file system of the container with this bundle. An empty list means that the client has mounted it
+    /// already, at `root`, which is the path in the spec.
     #[must_use]
-    pub fn new(mounts: Vec<Mount>, bundle: &Path) -> Self {
+    pub fn new(mounts: Vec<Mount>, bundle: &Path, root: &Path) -> Self {
+        let target = bundle.join("rootfs");
+        let premounted = if mounts.is_empty() {
+            Premounted::find(&bundle.join(root))
+        } else {
+            None
+        };
         let overlay = mounts
             .iter()
             .find(|mount| mount.kind == "overlay" && mount.target.is_empty());
@@ -59,9 +68,13 @@ impl Rootfs {
             })
             .map(PathBuf::from);
         Self {
+            upper: premounted
+                .as_ref()
+                .map(|found| found.upper().to_owned())
+                .or(upper),
             mounts,
-            target: bundle.join("rootfs"),
-            upper,
+            target,
+            premounted,
         }
     }
 }
@@ -69,7 +82,7 @@ impl Rootfs {
 impl thaw_runtime::boot::Rootfs for Rootfs {
     fn mount(&self) -> io::Result<()> {
         if self.mounts.is_empty() {
-            return Ok(());
+            return self.put_back();
         }
         match DirBuilder::new().mode(0o711).create(&self.target) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -89,6 +102,16 @@ impl thaw_runtime::boot::Rootfs for Rootfs {
             return Ok(());
         }
         unmount_all(&self.target)
+    }
+
+    fn take_off(&self) -> io::Result<()> {
+        self.premounted
+            .as_ref()
+            .map_or_else(|| self.unmount(), Premounted::take_off)
+    }
+
+    fn put_back(&self) -> io::Result<()> {
+        self.premounted.as_ref().map_or(Ok(()), Premounted::put_back)
     }
 
     fn upper(&self) -> Option<&Path> {
@@ -187,9 +210,10 @@ mod tests {
                 .into(),
             ..Mount::default()
         };
-        let rootfs = Rootfs::new(vec![overlay], Path::new("/b"));
+        let rootfs = Rootfs::new(vec![overlay], Path::new("/b"), Path::new("rootfs"));
         assert_eq!(rootfs.upper(), Some(Path::new("/s/2/fs")));
-        assert_eq!(Rootfs::new(Vec::new(), Path::new("/b")).upper(), None);
+        let nowhere = Rootfs::new(Vec::new(), Path::new("/b"), Path::new("/nowhere"));
+        assert_eq!(nowhere.upper(), None);
     }
 
     #[test]

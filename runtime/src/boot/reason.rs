@@ -105,7 +105,7 @@ pub enum Reason {
     /// The root filesystem changes don't apply.
     #[error("apply the root filesystem changes")]
     Rootfs(#[source] ApplyError),
-    /// The root filesystem can't be mounted after they were applied.
+    /// The root filesystem can't be taken off to apply them, or be mounted afterwards.
     #[error("mount the root filesystem")]
     Mount(#[source] io::Error),
     /// The standard streams can't be handed to runc.
@@ -156,8 +156,8 @@ pub enum Ineligible {
     /// The root filesystem has changes already: it is a restart.
     #[error("its root filesystem has been written to")]
     RootfsChanged,
-    /// The root filesystem is no overlay that the shim mounts.
-    #[error("its root filesystem is not an overlay mounted by the shim")]
+    /// The root filesystem is no overlay that the shim could take off and mount again.
+    #[error("its root filesystem is not an overlay that the shim can take off and mount again")]
     RootfsKind,
     /// The upper directory can't be read.
     #[error("read the upper directory of its root filesystem")]
@@ -174,7 +174,7 @@ impl Reason {
             Self::Annotation(_) => "annotation_invalid",
             Self::Ineligible(kind) => kind.code(),
             Self::Spec(_) => "spec_unreadable",
-            Self::Identify(IdentifyError::NoImage) => "image_unknown",
+            Self::Identify(IdentifyError::NoImage | IdentifyError::Docker { .. }) => "image_unknown",
             Self::Identify(IdentifyError::Moved { .. } | IdentifyError::ImageGone { .. }) => "image_moved",
             Self::Identify(_) => "identify_failed",
             Self::Store(_) => "store_invalid",

@@ -96,6 +96,7 @@ async fn attempt(
 ) -> Result<Restored, Reason> {
     timeline.stage("rootfs");
     if let Some(tar) = &prepared.rootfs {
+        container.take_off().map_err(Reason::Mount)?;
         timeline.bytes.rootfs = apply(tar, &prepared.upper).await?;
     }
     container.mount().map_err(Reason::Mount)?;
@@ -182,11 +183,13 @@ async fn undo(
     })
 }
 
-/// The root filesystem as the snapshotter had prepared it.
+/// The root filesystem as the client or the snapshotter had prepared it.
 async fn empty(container: &dyn Rootfs, upper: PathBuf, before: RootAttributes) -> io::Result<()> {
-    container.unmount()?;
+    container.take_off()?;
     let work = tokio::task::spawn_blocking(move || rootfs::clear(&upper, &before));
-    work.await.map_err(io::Error::other)?
+    let cleared = work.await.map_err(io::Error::other).flatten();
+    // Also when it could not be cleared: the client will unmount what it has mounted.
+    cleared.and(container.put_back())
 }
 
 /// The pid that runc wrote before something after it failed.

@@ -14,6 +14,7 @@ use crate::host;
 use crate::key::{Bundle, read_bundle};
 use crate::network;
 use crate::record::{Container, Record};
+use crate::rootfs::Overlay;
 
 /// States of TCP connections that have a peer, as `/proc/net/tcp` writes them (include/net/tcp_states.h): all but
 /// TIME_WAIT, CLOSE and LISTEN.
@@ -51,8 +52,7 @@ pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Dono
     }
     let bundle = read_bundle(&container.bundle).map_err(CaptureError::Spec)?;
     check_namespaces(&bundle.spec).map_err(CaptureError::Useless)?;
-    let upper =
-        upper_of(&container.bundle.join("rootfs")).ok_or(CaptureError::Useless(Ineligible::RootfsKind))?;
+    let upper = upper_of(&container.bundle, &bundle).ok_or(CaptureError::Useless(Ineligible::RootfsKind))?;
     let pid = state.pid;
     let namespace = |kind: &str| PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
     let addresses = network::addresses(&namespace("net")).map_err(CaptureError::Donor)?;
@@ -100,36 +100,8 @@ fn is_connected(table: &str) -> bool {
     })
 }
 
-/// The `upperdir` of the overlay that is mounted at `path` (`man 5 proc_pid_mountinfo`).
-fn upper_of(path: &Path) -> Option<PathBuf> {
-    upper_in(&fs::read_to_string("/proc/self/mountinfo").ok()?, path.to_str()?)
-}
-
-fn upper_in(mountinfo: &str, path: &str) -> Option<PathBuf> {
-    // The last mount at a place is the one that is seen there.
-    mountinfo.lines().rev().find_map(|line| {
-        let (place, kind) = line.split_once(" - ")?;
-        if place.split(' ').nth(4)? != path {
-            return None;
-        }
-        let mut kind = kind.split(' ');
-        let options = (kind.next()? == "overlay").then(|| kind.nth(1))??;
-        options
-            .split(',')
-            .find_map(|option| option.strip_prefix("upperdir="))
-            .map(PathBuf::from)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_upper_directory_of_the_last_mount() {
-        let info = "30 1 0:1 / /b/rootfs rw - ext4 /dev/x rw\n\
-                    31 1 0:2 / /b/rootfs rw shared:1 - overlay overlay rw,lowerdir=/l,upperdir=/u/fs,workdir=/w\n";
-        assert_eq!(upper_in(info, "/b/rootfs"), Some("/u/fs".into()));
-        assert_eq!(upper_in(info, "/b"), None);
-    }
+/// The upper directory of the root filesystem, which is an overlay as long as the container runs.
+fn upper_of(bundle: &Path, read: &Bundle) -> Option<PathBuf> {
+    let root = read.spec.root().as_ref()?.path();
+    Some(Overlay::at(&bundle.join(root)).ok()??.upper)
 }

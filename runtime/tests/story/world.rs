@@ -279,10 +279,14 @@ pub(crate) struct FakeRootfs {
     upper: PathBuf,
     /// Not an overlay.
     pub(crate) plain: bool,
+    /// The client has mounted it.
+    pub(crate) client_mounts: bool,
     /// The next mount fails.
     pub(crate) refuse_mount: AtomicBool,
     /// How often it is mounted now.
     pub(crate) mounted: AtomicI32,
+    /// How often it was taken off.
+    pub(crate) taken_off: AtomicI32,
     /// What lay in the upper directory at each mount.
     pub(crate) at_mount: Mutex<Vec<Vec<String>>>,
 }
@@ -292,8 +296,10 @@ impl FakeRootfs {
         Self {
             upper,
             plain: false,
+            client_mounts: false,
             refuse_mount: AtomicBool::new(false),
             mounted: AtomicI32::new(0),
+            taken_off: AtomicI32::new(0),
             at_mount: Mutex::default(),
         }
     }
@@ -306,12 +312,30 @@ impl Rootfs for FakeRootfs {
         }
         let names = names_in(&self.upper);
         self.at_mount.lock().unwrap().push(names);
+        if self.client_mounts {
+            return self.put_back();
+        }
         assert_eq!(self.mounted.fetch_add(1, Ordering::SeqCst), 0, "mounted twice");
         Ok(())
     }
 
     fn unmount(&self) -> io::Result<()> {
+        if !self.client_mounts {
+            self.mounted.store(0, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    fn take_off(&self) -> io::Result<()> {
+        self.taken_off.fetch_add(1, Ordering::SeqCst);
         self.mounted.store(0, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn put_back(&self) -> io::Result<()> {
+        if self.client_mounts {
+            self.mounted.store(1, Ordering::SeqCst);
+        }
         Ok(())
     }
 

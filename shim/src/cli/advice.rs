@@ -17,7 +17,10 @@ pub(super) fn of(reason: &str) -> Option<&'static str> {
         "host_unfit" => {
             "install runc and CRIU 4.2 or newer in containerd's PATH, or name them in the configuration"
         }
-        "image_unknown" => "start it from an image that containerd knows; --rootfs containers have none",
+        "image_unknown" => {
+            "start it from an image that containerd knows (--rootfs containers have none); with Docker turn on its \
+             containerd image store, `features.containerd-snapshotter` in daemon.json"
+        }
         "image_moved" => "the tag points to another image now: pull it again and start the container anew",
         "identify_failed" | "identify_timeout" => {
             "look at containerd's log: it did not answer about the image"
@@ -41,7 +44,7 @@ pub(super) fn of(reason: &str) -> Option<&'static str> {
         "rootfs_changed" => {
             "nothing: a restarted container goes on with its own files, only a new one is restored"
         }
-        "rootfs_unsupported" => "use the overlayfs snapshotter",
+        "rootfs_unsupported" => "use the overlayfs snapshotter, or Docker's overlay2 storage driver",
         "internal" => "look at the log, and report it",
         _ => return None,
     })

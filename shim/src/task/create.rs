@@ -68,7 +68,7 @@ impl Shim {
         let bundle = Path::new(&request.bundle);
         let spec = spec::Spec::read(bundle).map_err(|error| Refusal::failure(&error))?;
         let (options, runc) = self.tools(&request, &spec)?;
-        let rootfs = Rootfs::new(mounts(&request), bundle);
+        let rootfs = Rootfs::new(mounts(&request), bundle, &spec.root.path);
         let streams = streams(&request);
         let owner = self.owner(&request.id, &options);
         let prepared = Prepared::open(&streams, owner, &self.reaper)

@@ -1,0 +1,92 @@
+//! A root file system that the client has mounted by itself, as Docker does.
+//!
+//! It is the client's, and is left as it is. Only where a snapshot changes files, the overlay is taken off for that
+//! long, and mounted again with the same options: an overlay must not see its upper directory change.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use thaw_runtime::rootfs::Overlay;
+
+use super::{Mount, PAUSE, TRIES, mount_one};
+
+/// The overlay of one container.
+#[derive(Debug)]
+pub(super) struct Premounted {
+    at: PathBuf,
+    overlay: Overlay,
+    off: AtomicBool,
+}
+
+impl Premounted {
+    /// The overlay at `at`, if it is one that can be taken off: unmounting it here must unmount it for the client
+    /// too. So it is not the copy that a subordinate mount namespace has got. (A private mount is fine: it is in the
+    /// namespace in which it was made, because the shim's is older than the mount.)
+    pub(super) fn find(at: &Path) -> Option<Self> {
+        let found = Overlay::at(at)
+            .inspect_err(|error| log::warn!("read the mount table: {error}"))
+            .ok()??;
+        (!found.slave && !found.covered).then(|| Self {
+            at: at.to_owned(),
+            overlay: found,
+            off: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn upper(&self) -> &Path {
+        &self.overlay.upper
+    }
+
+    pub(super) fn take_off(&self) -> io::Result<()> {
+        if self.off.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let found = Overlay::at(&self.at)?;
+        if found.as_ref().map(|overlay| overlay.id) != Some(self.overlay.id) {
+            return Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "somebody else has mounted something there",
+            ));
+        }
+        for _ in 0..TRIES {
+            match umount2(&self.at, MntFlags::UMOUNT_NOFOLLOW) {
+                Ok(()) => {
+                    self.off.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
+                // Detaching it would leave its users with an overlay that sees the change.
+                Err(Errno::EBUSY) => thread::sleep(PAUSE),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Errno::EBUSY.into())
+    }
+
+    pub(super) fn put_back(&self) -> io::Result<()> {
+        if !self.off.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let again = Mount {
+            kind: "overlay".to_owned(),
+            source: self.overlay.source.clone(),
+            target: String::new(),
+            options: self.overlay.options.clone(),
+        };
+        mount_one(&again, &self.at)?;
+        if !self.overlay.shared {
+            mount(
+                None::<&str>,
+                &self.at,
+                None::<&str>,
+                MsFlags::MS_PRIVATE,
+                None::<&str>,
+            )?;
+        }
+        self.off.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+}
