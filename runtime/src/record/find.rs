@@ -1,7 +1,8 @@
 //! Finding a container by what its client calls it.
 //!
 //! People do not type ids of 64 digits. nerdctl and containerd's CRI write the names that they know into the
-//! annotations of the spec, which lies in the bundle that the record names; so nobody has to be asked.
+//! annotations of the spec, which lies in the bundle that the record names; so nobody has to be asked. Docker writes
+//! its name into a record of its own ([`crate::docker`]).
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,7 +12,8 @@ use std::path::Path;
 use oci_spec::runtime::Spec;
 
 use super::{Record, RecordError};
-use crate::key::read_bundle;
+use crate::docker::Place;
+use crate::key::{Bundle, read_bundle};
 
 /// `--name` of nerdctl, or the name that it made up.
 const NERDCTL_NAME: &str = "nerdctl/name";
@@ -47,7 +49,7 @@ pub enum FindError {
     },
 }
 
-/// The id of the container that `wanted` means: an id; a name, which is nerdctl's, or in pods `CONTAINER`,
+/// The id of the container that `wanted` means: an id; a name, which is nerdctl's or Docker's, or in pods `CONTAINER`,
 /// `POD/CONTAINER` or `NAMESPACE/POD/CONTAINER`; or the start of an id. The first of these that is there counts.
 /// `None` when there is no such container.
 ///
@@ -68,7 +70,7 @@ pub fn find(state: &Path, namespace: &str, wanted: &str) -> Result<Option<String
     for id in &ids {
         let record = Record::new(state, namespace, id);
         // A record that can't be read hides its own container, not the others.
-        let names = names(&record).unwrap_or_else(|error| {
+        let names = names(&record, id).unwrap_or_else(|error| {
             log::warn!("look up the names of the container {id}: {error}");
             Vec::new()
         });
@@ -103,11 +105,24 @@ fn ids(state: &Path, namespace: &str) -> io::Result<Vec<String>> {
 }
 
 /// What its client calls the container; nothing when it is just going, or has no name.
-fn names(record: &Record) -> Result<Vec<String>, RecordError> {
+fn names(record: &Record, id: &str) -> Result<Vec<String>, RecordError> {
     let bundle = record.container()?.map(|container| container.bundle);
     // A bundle that is gone belongs to a container that nobody can mean any more.
     let bundle = bundle.and_then(|path| read_bundle(&path).ok());
-    Ok(bundle.map(|bundle| names_in(&bundle.spec)).unwrap_or_default())
+    let Some(Bundle { spec, .. }) = bundle else {
+        return Ok(Vec::new());
+    };
+    let mut names = names_in(&spec);
+    names.extend(docker_name(&spec, id));
+    Ok(names)
+}
+
+/// `--name` of Docker, or the name that it made up.
+fn docker_name(spec: &Spec, id: &str) -> Option<String> {
+    let place = Place::of(spec.root().as_ref()?.path(), id)?;
+    // Other clients may keep root filesystems at paths like Docker's.
+    let name = place.container(id).ok()?.name;
+    Some(name.trim_start_matches('/').to_owned())
 }
 
 fn names_in(spec: &Spec) -> Vec<String> {
@@ -176,6 +191,20 @@ mod tests {
                 "{several}"
             );
         }
+    }
+
+    #[test]
+    fn docker_keeps_names_elsewhere() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("containers/c1");
+        fs::create_dir_all(&folder).unwrap();
+        let record = r#"{"ID":"c1","Name":"/web","Image":"sha256:ab","Config":{}}"#;
+        fs::write(folder.join("config.v2.json"), record).unwrap();
+        let merged = root.path().join("overlay2/l1/merged");
+        let spec = json!({"ociVersion": "1.2.0", "root": {"path": merged}});
+        let spec = serde_json::from_value(spec).unwrap();
+        assert_eq!(docker_name(&spec, "c1").as_deref(), Some("web"));
+        assert_eq!(docker_name(&spec, "c2"), None);
     }
 
     #[test]
