@@ -11,6 +11,7 @@
 
 mod written;
 mod read;
+mod quarantine;
 mod node;
 mod mistake;
 mod store_url;
@@ -20,4 +21,5 @@ pub use mistake::{ConfigError, Mistake, Origin, Problem};
 pub use node::{DEFAULT_DIR, Deadlines, Loaded, NodeConfig, Store};
 pub use policy::{ANNOTATION_PATH, ANNOTATION_POLICY, ANNOTATION_TCP, Policy, PolicyError, PolicyProblem};
 pub use policy::{SnapshotPolicy, TcpMode, UnknownWord};
+pub use quarantine::Quarantine;
 pub use store_url::{Scheme, StoreUrl, StoreUrlError};

@@ -8,6 +8,7 @@ use url::Url;
 
 use crate::mistake::{ConfigError, Mistake, Origin, Problem};
 use crate::policy::{SnapshotPolicy, TcpMode};
+use crate::quarantine::Quarantine;
 use crate::read::{self, Reader};
 use crate::store_url::StoreUrl;
 use crate::written::Written;
@@ -32,6 +33,8 @@ pub struct NodeConfig {
     pub allowed_paths: Vec<StoreUrl>,
     /// How long each step of a boot may take.
     pub deadlines: Deadlines,
+    /// How long a snapshot that failed here is left alone.
+    pub quarantine: Quarantine,
     /// What becomes of established TCP connections. Default `auto`: keep what can go on, close what can't.
     pub tcp: TcpMode,
     /// CRIU: an absolute path, or a name that is looked for in PATH. Default `criu`, as runc does.
@@ -55,6 +58,16 @@ pub struct Store {
     /// For one request to the store with its retries, and for an upload without progress. Default 5 s: a blob comes
     /// in ranges, none of which takes longer on a link that is worth restoring over.
     pub request_timeout: Duration,
+    /// The longest time for which a store that gave no answer is not asked again; it begins with a second and doubles
+    /// with each failure. Default 30 s: that is how long after its return the last container starts cold for it.
+    pub rest: Duration,
+    /// How long a boot waits for the first answer after such a rest. Default 30 ms: a store that is near has answered
+    /// by then, and a cold start may not lose more than 50 ms to a store that is known to be dead.
+    pub probe: Duration,
+    /// How long "there is no snapshot" is remembered, for stores that are not directories. Default 2 s: long enough
+    /// for the replicas of a deployment that start together, short enough that a snapshot which another node has
+    /// just published is soon found.
+    pub remember_misses: Duration,
 }
 
 /// How long each step of a boot may take before the container starts cold.
@@ -82,6 +95,7 @@ impl Default for NodeConfig {
             policy: SnapshotPolicy::IfPresent,
             allowed_paths: Vec::new(),
             deadlines: Deadlines::default(),
+            quarantine: Quarantine::default(),
             tcp: TcpMode::Auto,
             criu: PathBuf::from("criu"),
             runc: PathBuf::from("runc"),
@@ -97,6 +111,9 @@ impl Default for Store {
             endpoint: None,
             allow_http: false,
             request_timeout: Duration::from_secs(5),
+            rest: Duration::from_secs(30),
+            probe: Duration::from_millis(30),
+            remember_misses: Duration::from_secs(2),
         }
     }
 }
@@ -206,6 +223,7 @@ impl NodeConfig {
         reader.read("deadlines.lookup", &mut config.deadlines.lookup, read::duration);
         reader.read("deadlines.fetch", &mut config.deadlines.fetch, read::duration);
         reader.read("deadlines.restore", &mut config.deadlines.restore, read::duration);
+        config.quarantine.read(reader);
         reader.read("tcp", &mut config.tcp, |raw| read::word(raw, TcpMode::WORDS));
         reader.read("criu", &mut config.criu, read::program);
         reader.read("runc", &mut config.runc, read::program);
@@ -218,6 +236,9 @@ impl Store {
     fn read(&mut self, reader: &mut Reader) {
         reader.read("store.url", &mut self.url, read::store_url);
         reader.read("store.request_timeout", &mut self.request_timeout, read::duration);
+        reader.read("store.rest", &mut self.rest, read::duration);
+        reader.read("store.probe", &mut self.probe, read::duration);
+        reader.read("store.remember_misses", &mut self.remember_misses, read::duration);
         reader.read("store.allow_http", &mut self.allow_http, read::boolean);
         let allow_http = self.allow_http;
         reader.read(

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use thaw_config::{ConfigError, NodeConfig, SnapshotPolicy};
 use thaw_runc::{CreateOptions, Runc, RuncError};
+use thaw_store::EntryError;
 
 use crate::identify::Identify;
 use crate::key::read_bundle;
@@ -31,6 +32,7 @@ use crate::timeline::Timeline;
 
 mod eligible;
 mod lookup;
+mod ask;
 mod fetch;
 mod verify;
 mod rights;
@@ -39,8 +41,10 @@ mod bundle;
 mod restore;
 mod resume;
 mod checkpoint;
+mod blame;
 mod reason;
 
+pub use blame::put_aside;
 pub use reason::{Ineligible, Reason};
 pub use resume::{Held, ResumeError};
 pub use rights::RightsError;
@@ -240,6 +244,9 @@ impl Boot {
             ),
             Err(refused) => (refused.required, Err(Failed::Clean(*refused.reason))),
         };
+        if let Err(Failed::Clean(reason) | Failed::Stuck(reason, _)) = &tried {
+            self.note_failure(reason, timeline);
+        }
         match tried {
             Ok(restored) => Ok((restored.pid, Some(restored.held))),
             Err(Failed::Stuck(reason, error)) => {
@@ -284,10 +291,34 @@ impl Boot {
         timeline: &mut Timeline,
     ) -> Result<restore::Restored, Failed> {
         let candidate = lookup::find(self, request, eligible, timeline).await?;
-        let fetched = fetch::local(self, candidate, timeline).await?;
-        let verified = verify::check(fetched, timeline).await?;
+        let verified = self.fetch_verified(candidate, timeline).await?;
         let prepared = rewrite::apply(self, request, verified, timeline).await?;
         restore::run(self, request, rootfs, streams, prepared, timeline).await
+    }
+
+    /// Fetched and verified; once more from the store when the cache holds something else than what came from there.
+    async fn fetch_verified(
+        &self,
+        candidate: lookup::Candidate,
+        timeline: &mut Timeline,
+    ) -> Result<verify::Verified, Reason> {
+        let fetched = fetch::local(self, candidate.clone(), timeline).await?;
+        match verify::check(fetched, timeline).await {
+            Err(Reason::Entry(EntryError::Read { .. } | EntryError::Changed { .. })) => {
+                fetch::forget(self, &candidate).await;
+                let fetched = fetch::local(self, candidate, timeline).await?;
+                verify::check(fetched, timeline).await
+            }
+            checked => checked,
+        }
+    }
+
+    /// Remembers on this node that the snapshot did not come up.
+    fn note_failure(&self, reason: &Reason, timeline: &Timeline) {
+        let snapshot = timeline.snapshot.as_ref().and_then(|id| id.parse().ok());
+        if let (Some(snapshot), Some(blame)) = (snapshot, reason.blame()) {
+            put_aside(&self.config, &snapshot, blame, reason.code(), &reason.words());
+        }
     }
 
     async fn cold(

@@ -13,7 +13,7 @@ use thaw_snapshot::{Fingerprint, ImageFacts, Key};
 const SPEC_LIMIT: u64 = 16 << 20;
 
 /// `config.json`, as it is and as it is understood.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Bundle {
     /// As it is, with what this version does not know.
     pub(crate) json: Value,

@@ -12,6 +12,7 @@ mod reasons;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ use thaw_criu::inventory::{self, NetworkLock};
 use thaw_criu::uts;
 use thaw_runtime::boot::{CreateError, Created};
 use thaw_runtime::outcome::{Outcome, Result as Way};
+use thaw_runtime::quarantine::Quarantine;
 use tokio::task::JoinSet;
 
 use donor::Donor;
@@ -265,6 +267,76 @@ async fn the_second_start_fetches_nothing() {
     fs::remove_file(world.upper().join("cache")).unwrap();
     world.rootfs.mounted.store(0, Ordering::SeqCst);
     assert_eq!(restored(&world).await.outcome.bytes.fetched, 0);
+}
+
+/// The next container on the same node.
+async fn next(world: &World) -> Outcome {
+    world.rootfs.mounted.store(0, Ordering::SeqCst);
+    world.create().await.unwrap().outcome
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_failed_here_is_left_alone() {
+    let world = with_snapshot("sleep").await;
+    world.runc_does("restore", "fail");
+    let failed = world.create().await.unwrap().outcome;
+    assert_eq!(failed.reason, "restore_failed");
+    world.runc_does("restore", "");
+    let left = next(&world).await;
+    assert_eq!(left.reason, "quarantined", "{}", left.detail);
+    assert_eq!(left.snapshot, failed.snapshot);
+    assert!(left.detail.contains("restore_failed"), "{}", left.detail);
+    assert!(left.detail.contains("told to fail"), "{}", left.detail);
+    let tries = |world: &World| world.verbs().iter().filter(|verb| *verb == "restore").count();
+    assert_eq!(tries(&world), 1);
+
+    let quarantine = Quarantine::new(&world.config);
+    let id = failed.snapshot.unwrap().parse().unwrap();
+    assert_eq!(quarantine.check(&id).unwrap().failures, 1);
+    assert!(quarantine.clear(&id).unwrap());
+    assert_eq!(next(&world).await.result, Way::Restored);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_says_nothing_of_the_snapshot_puts_nothing_aside() {
+    let mut world = with_snapshot("sleep").await;
+    let broken = world.path("file");
+    let good = std::mem::replace(&mut world.config.cache, broken);
+    fs::write(world.path("file"), "").unwrap();
+    assert_eq!(world.create().await.unwrap().outcome.reason, "cache_failed");
+    world.config.cache = good;
+    assert_eq!(next(&world).await.result, Way::Restored);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_cache_is_fetched_again_once() {
+    let world = with_snapshot("sleep").await;
+    restored(&world).await;
+    let snapshots = world.config.cache.join("snapshots");
+    let entry = snapshots.join(&names_in(&snapshots)[0]);
+    let spoil = || {
+        let meta = entry.join("meta.tar");
+        let mut bytes = fs::read(&meta).unwrap();
+        bytes[600] ^= 1;
+        fs::write(&meta, bytes).unwrap();
+        // A disk whose bits flip leaves the times alone, which no test can; so the seal takes the new ones.
+        let seal = entry.join("seal.json");
+        let mut sealed: Value = serde_json::from_slice(&fs::read(&seal).unwrap()).unwrap();
+        let now = fs::metadata(&meta).unwrap();
+        sealed["files"]["meta.tar"]["mtime"] = json!(now.mtime() * 1_000_000_000 + now.mtime_nsec());
+        sealed["files"]["meta.tar"]["ctime"] = json!(now.ctime() * 1_000_000_000 + now.ctime_nsec());
+        fs::write(seal, sealed.to_string()).unwrap();
+    };
+    spoil();
+    fs::remove_file(world.upper().join("cache")).unwrap();
+    let again = next(&world).await;
+    assert_eq!(again.result, Way::Restored, "{}", again.detail);
+    assert!(again.bytes.fetched > 0);
+    // And when the store has it no more, the container starts.
+    spoil();
+    fs::remove_dir_all(world.path("store/v1/blobs")).unwrap();
+    fs::remove_file(world.upper().join("cache")).unwrap();
+    assert_eq!(next(&world).await.reason, "fetch_failed");
 }
 
 /// Restores `python`, which has one connection at 10.88.0.2, and answers what CRIU was told: whether connections are

@@ -18,6 +18,7 @@ mod capture;
 mod ls;
 mod inspect;
 mod rm;
+mod quarantine;
 mod explain;
 mod advice;
 mod completion;
@@ -34,6 +35,7 @@ Examples:
   thaw -n k8s.io explain 5c1d -o json
   thaw --store s3://bucket/prefix ls
   thaw rm 3fa9 81b0
+  thaw quarantine ls                what has failed on this node, and is left alone for a while
 
 Configuration: /etc/thaw/config.toml, /etc/thaw/conf.d/*.toml, THAW_* in the environment, then these flags.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 does not fit this node.";
@@ -109,6 +111,8 @@ enum Verb {
     Rm(rm::Rm),
     /// Tell how a running container came up: restored or cold, why, and where the time went
     Explain(explain::Explain),
+    /// Show or forget the snapshots that have failed on this node, and are left alone for a while
+    Quarantine(quarantine::Quarantine),
     /// Print a completion script for a shell
     Completion(completion::Completion),
     /// Called by CRIU during a capture, while the processes stand still
@@ -165,6 +169,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Verb::Inspect(inspect) => inspect.run(&context).await,
             Verb::Rm(rm) => rm.run(&context).await,
             Verb::Explain(explain) => explain.run(&context),
+            Verb::Quarantine(quarantine) => quarantine.run(&context),
             Verb::Completion(_) | Verb::RootfsDiff { .. } => Ok(()),
         }
     })

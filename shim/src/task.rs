@@ -14,6 +14,7 @@ mod service;
 mod create;
 mod start;
 mod exec;
+mod watch;
 mod exits;
 mod signal;
 mod freeze;

@@ -1,8 +1,9 @@
 //! Building a runc command and running it to its end.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
 use crate::error::{RuncError, last_error_since, log_end};
-use crate::spawn::Spawner;
+use crate::spawn::{Exit, Spawner};
+use crate::watch::criu_died;
 
 /// The most that is read of what a runc command prints; `runc ps` of a big container is far below it.
 const OUTPUT_LIMIT: u64 = 4 << 20;
@@ -143,8 +145,8 @@ impl Runc {
         self.run_with_abort(verb, command, streams, deadline, None).await
     }
 
-    /// As [`Runc::run`]; at the deadline `abort` is called with the pid first, and the command has [`ABORT_GRACE`]
-    /// to clean up after itself.
+    /// As [`Runc::run`]; at the deadline, or when its CRIU has died, `abort` is called with the pid first, and the
+    /// command has [`ABORT_GRACE`] to clean up after itself.
     pub(crate) async fn run_with_abort(
         &self,
         verb: &'static str,
@@ -160,46 +162,27 @@ impl Runc {
             source,
         };
         let feed = streams.apply(&mut command);
-        let (mut child, mut exit) = self.spawner.spawn(&mut command).map_err(spawn_error)?;
+        let (child, exit) = self.spawner.spawn(&mut command).map_err(spawn_error)?;
         // The command still holds our copies of the child's ends of its pipes; a reader would never see their end.
         drop(command);
         let pid = Pid::from_raw(child.id().cast_signed());
-        let stdin = child.stdin.take();
-        let ended = async {
-            let (mut out, mut err) = (Vec::new(), Vec::new());
-            let status = {
-                let pump = async {
-                    tokio::join!(
-                        write_all(stdin, feed),
-                        collect(child.stdout.take(), &mut out),
-                        collect(child.stderr.take(), &mut err)
-                    );
-                };
-                tokio::pin!(pump);
-                tokio::select! {
-                    status = &mut exit => {
-                        tokio::time::timeout(LINGER, pump).await.ok();
-                        status
-                    }
-                    () = &mut pump => exit.await,
-                }
-            };
-            (out, err, status)
-        };
+        let ended = finish(child, feed, exit);
         tokio::pin!(ended);
-        let Ok((out, err, status)) = tokio::time::timeout(deadline, &mut ended).await else {
-            if let Some(abort) = abort {
-                abort(pid);
-                tokio::time::timeout(ABORT_GRACE, ended).await.ok();
-                // What was born after the first call.
-                abort(pid);
-            }
-            // Only fails when it has just ended by itself.
-            kill(pid, Signal::SIGKILL).ok();
-            return Err(RuncError::Deadline {
+        let finished = tokio::select! {
+            biased;
+            finished = &mut ended => Ok(finished),
+            how = criu_died(pid), if abort.is_some() => Err(RuncError::CriuDied { verb, how }),
+            () = tokio::time::sleep(deadline) => Err(RuncError::Deadline {
                 verb,
                 seconds: deadline.as_secs(),
-            });
+            }),
+        };
+        let (out, err, status) = match finished {
+            Ok(finished) => finished,
+            Err(error) => {
+                give_up(pid, abort, ended).await;
+                return Err(error);
+            }
         };
         let status: ExitStatus = status.map_err(|source| RuncError::Wait { verb, source })?;
         if status.success() {
@@ -215,6 +198,46 @@ impl Runc {
             detail: logged.unwrap_or_else(|| last_line(&err)),
         })
     }
+}
+
+/// Feeds a command and reads what it prints until it has ended: standard output, standard error, exit status.
+async fn finish(
+    mut child: Child,
+    feed: Vec<u8>,
+    mut exit: Exit,
+) -> (Vec<u8>, Vec<u8>, io::Result<ExitStatus>) {
+    let stdin = child.stdin.take();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let status = {
+        let pump = async {
+            tokio::join!(
+                write_all(stdin, feed),
+                collect(child.stdout.take(), &mut out),
+                collect(child.stderr.take(), &mut err)
+            );
+        };
+        tokio::pin!(pump);
+        tokio::select! {
+            status = &mut exit => {
+                tokio::time::timeout(LINGER, pump).await.ok();
+                status
+            }
+            () = &mut pump => exit.await,
+        }
+    };
+    (out, err, status)
+}
+
+/// Ends a command that will not end by itself; `ended` is its end.
+async fn give_up(pid: Pid, abort: Option<fn(Pid)>, ended: impl Future) {
+    if let Some(abort) = abort {
+        abort(pid);
+        tokio::time::timeout(ABORT_GRACE, ended).await.ok();
+        // What was born after the first call.
+        abort(pid);
+    }
+    // Only fails when it has just ended by itself.
+    kill(pid, Signal::SIGKILL).ok();
 }
 
 /// The command with runc's global arguments; shared with the calls that run without a reaper.

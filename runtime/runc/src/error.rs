@@ -45,6 +45,14 @@ pub enum RuncError {
         /// The limit.
         seconds: u64,
     },
+    /// Its CRIU has ended, and runc did not notice; both were killed, with what CRIU had made.
+    #[error("runc {verb}: CRIU ended by {how} and left runc waiting")]
+    CriuDied {
+        /// The verb.
+        verb: &'static str,
+        /// A signal or an exit code.
+        how: String,
+    },
     /// It ended with an error.
     #[error("runc {verb}: {status}: {detail}")]
     Failed {

@@ -16,6 +16,7 @@ mod update;
 mod delete;
 mod checkpoint;
 mod restore;
+mod watch;
 mod abort;
 mod criu_log;
 mod features;

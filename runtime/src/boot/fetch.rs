@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use thaw_config::Policy;
 use thaw_snapshot::Manifest;
-use thaw_store::{Cache, Entry};
+use thaw_store::{Cache, Entry, FetchError};
 
 use super::lookup::Candidate;
 use super::{Boot, Reason};
@@ -49,10 +49,13 @@ pub(super) async fn local(
         Some(entry) => entry,
         None => {
             let deadline = Instant::now() + boot.config.deadlines.fetch;
-            let fetched = cache
-                .fetch(&*store, &manifest, deadline)
-                .await
-                .map_err(Reason::Fetch)?;
+            let fetched = cache.fetch(&**store.store(), &manifest, deadline).await;
+            let fetched = fetched.map_err(|error| {
+                if let FetchError::Store(error) = &error {
+                    store.failed(error);
+                }
+                Reason::Fetch(error)
+            })?;
             timeline.bytes.fetched = fetched.bytes;
             fetched.entry
         }
@@ -64,4 +67,14 @@ pub(super) async fn local(
         policy,
         upper,
     })
+}
+
+/// Throws what the cache has away: it is not what it was when it came here.
+pub(super) async fn forget(boot: &Boot, candidate: &Candidate) {
+    let (root, id) = (boot.config.cache.clone(), candidate.manifest.id());
+    log::warn!("the cached snapshot {id} has changed: it is fetched again");
+    let work = tokio::task::spawn_blocking(move || Cache::open(&root).and_then(|cache| cache.remove(&id)));
+    if let Ok(Err(error)) = work.await {
+        log::warn!("remove {id} from the cache: {}", crate::words::chain(&error));
+    }
 }

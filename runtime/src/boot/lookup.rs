@@ -1,23 +1,24 @@
 //! Steps 2 and 3: which image, and is there a snapshot for it?
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use thaw_config::Policy;
 use thaw_snapshot::matching::choose;
 use thaw_snapshot::{HostFacts, Key, KeyDocument, Manifest};
-use thaw_store::{Store, StoreOptions};
+use thaw_store::StoreOptions;
 
+use super::ask::Asked;
 use super::eligible::Eligible;
 use super::{Boot, Reason, Request};
 use crate::key::{Bundle, key_of};
+use crate::quarantine::Quarantine;
 use crate::timeline::Timeline;
 
 /// A snapshot that should fit.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Candidate {
-    pub(super) store: Arc<dyn Store>,
+    pub(super) store: Asked,
     pub(super) manifest: Manifest,
     pub(super) bundle: Bundle,
     pub(super) policy: Policy,
@@ -44,14 +45,16 @@ pub(super) async fn find(
     timeline.key = Some(key.path());
 
     timeline.stage("lookup");
-    let store = open(boot, &policy)?;
-    let asked = thaw_store::lookup(&*store, &key);
-    let asked = within("lookup", deadlines.lookup, asked).await?;
-    let document = asked.map_err(Reason::Lookup)?.ok_or(Reason::Miss)?;
+    let store = Asked::open(boot, &policy)?;
+    let document = store.document(boot, &key).await?;
     timeline.stage("host");
     let host = host_facts(boot).await?;
     let manifest = best(&document, &key, &host)?;
-    timeline.snapshot = Some(manifest.id().to_string());
+    let id = manifest.id();
+    timeline.snapshot = Some(id.to_string());
+    if let Some(inmate) = Quarantine::new(&boot.config).check(&id) {
+        return Err(Reason::Quarantined(Box::new(inmate)));
+    }
     Ok(Candidate {
         store,
         manifest,
@@ -67,12 +70,6 @@ async fn within<T>(step: &'static str, limit: Duration, work: impl Future<Output
         step,
         ms: limit.as_millis(),
     })
-}
-
-fn open(boot: &Boot, policy: &Policy) -> Result<Arc<dyn Store>, Reason> {
-    let node = &boot.config.store;
-    let url = policy.store.as_ref().unwrap_or(&node.url);
-    thaw_store::open(url.as_url(), &store_options(node)).map_err(Reason::Store)
 }
 
 /// The configured way to reach a store.

@@ -15,6 +15,7 @@ use super::rights::RightsError;
 use crate::host::HostError;
 use crate::identify::IdentifyError;
 use crate::key::KeyError;
+use crate::quarantine::Inmate;
 use crate::rootfs::ApplyError;
 use crate::words::chain;
 
@@ -49,6 +50,36 @@ pub enum Reason {
     /// The store has nothing under the key.
     #[error("there is no snapshot for this image and spec")]
     Miss,
+    /// It had nothing under the key when it was asked a moment ago.
+    #[error("there was no snapshot for this image and spec {ms} ms ago")]
+    MissKnown {
+        /// How long ago.
+        ms: u128,
+    },
+    /// The store is out, and not asked for a while.
+    #[error(
+        "the store gives no answer and is not asked for another {ms} ms, after {failures} failures: {why}"
+    )]
+    StoreResting {
+        /// Failures in a row.
+        failures: u32,
+        /// How long still.
+        ms: u128,
+        /// The last failure.
+        why: String,
+    },
+    /// A store that was out was asked again, and this container did not wait longer.
+    #[error("the store was out, and did not answer within {ms} ms when it was asked again")]
+    StoreWakes {
+        /// How long it waited.
+        ms: u128,
+    },
+    /// The snapshot has failed on this node, and is left alone for a while.
+    #[error(
+        "the snapshot has failed here {} times, last with {} ({}), and is left alone for another {} s",
+        .0.failures, .0.reason, .0.detail, .0.left().unwrap_or_default().as_secs()
+    )]
+    Quarantined(Box<Inmate>),
     /// The snapshots under the key don't fit this host.
     #[error("no snapshot fits this host")]
     Mismatch(#[source] Mismatch),
@@ -180,7 +211,9 @@ impl Reason {
             Self::Store(_) => "store_invalid",
             Self::Lookup(LookupError::Document { .. } | LookupError::WrongKey { .. }) => "manifest_invalid",
             Self::Lookup(_) => "lookup_failed",
-            Self::Miss => "no_snapshot",
+            Self::Miss | Self::MissKnown { .. } => "no_snapshot",
+            Self::StoreResting { .. } | Self::StoreWakes { .. } => "store_resting",
+            Self::Quarantined(_) => "quarantined",
             Self::Mismatch(_) => "host_mismatch",
             Self::Host(_) => "host_unfit",
             Self::Deadline { step: "identify", .. } => "identify_timeout",

@@ -12,6 +12,7 @@ use super::find::Donor;
 use super::read::Checked;
 use super::{CaptureError, Progress};
 use crate::key::{fingerprint_of, key_of};
+use crate::misses::note_published;
 
 /// Everything that the manifest says beside the blobs.
 #[derive(Debug)]
@@ -86,6 +87,7 @@ pub(super) async fn publish(
 /// Reads the snapshot back from the store into the cache: the next start on this node finds it there, and the store
 /// has shown that it kept every byte. The snapshot stands without it, so a failure is only said.
 pub(super) async fn prime(config: &NodeConfig, store: &dyn Store, manifest: &Manifest) {
+    note_published(config, &config.store.url, &manifest.key);
     let cache = match Cache::open(&config.cache) {
         Ok(cache) => cache,
         Err(error) => {

@@ -3,11 +3,12 @@
 use std::fs::{self, File};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use thaw_config::{NodeConfig, SnapshotPolicy};
-use thaw_snapshot::KeyDocument;
+use thaw_runtime::quarantine::{Blame, Quarantine};
+use thaw_snapshot::{Digest, KeyDocument};
 use thaw_store::Cache;
 
 use super::donor::Donor;
@@ -41,7 +42,7 @@ const fn at_clone(code: &'static str, clone: fn(&mut World)) -> Story {
 }
 
 /// All but `internal`, which says that a thread of ours panicked.
-pub(crate) const STORIES: [Story; 36] = [
+pub(crate) const STORIES: [Story; 38] = [
     at_clone("policy_never", |world| {
         world.config.policy = SnapshotPolicy::Never
     }),
@@ -108,6 +109,23 @@ pub(crate) const STORIES: [Story; 36] = [
         world.config.store.endpoint = Some("http://192.0.2.1:9".parse().unwrap());
         world.config.store.allow_http = true;
         world.config.deadlines.lookup = Duration::ZERO;
+    }),
+    at_clone("store_resting", |world| {
+        let (url, endpoint) = ("s3://bucket/thaw", "http://192.0.2.1:9/");
+        world.config.store.url = url.parse().unwrap();
+        world.config.store.endpoint = Some(endpoint.parse().unwrap());
+        // What another shim has left.
+        let place = Digest::of(format!("{url} {endpoint}").as_bytes());
+        let notes = world.config.state.join(".store").join(place.hex());
+        fs::create_dir_all(&notes).unwrap();
+        let until = UNIX_EPOCH.elapsed().unwrap().as_millis() + 9_000;
+        let note = json!({"failures": 3, "until": u64::try_from(until).unwrap(), "why": "refused"});
+        fs::write(notes.join("outage.json"), note.to_string()).unwrap();
+    }),
+    at_clone("quarantined", |world| {
+        let document = KeyDocument::parse(&fs::read(key_document(world)).unwrap()).unwrap();
+        let id = document.variants[0].id();
+        Quarantine::new(&world.config).failed(&id, Blame::Snapshot, "restore_failed", "told to fail");
     }),
     at_clone("no_snapshot", |world| {
         world.spec["process"]["args"] = json!(["another"])

@@ -29,6 +29,12 @@ pub(super) fn of(reason: &str) -> Option<&'static str> {
         "lookup_failed" | "lookup_timeout" => {
             "see if the node reaches the store: `thaw ls` asks the same one"
         }
+        "store_resting" => {
+            "see if the node reaches the store: `thaw ls` asks the same one; once it answers, thaw goes on by itself"
+        }
+        "quarantined" => {
+            "see `thaw quarantine ls`; once the cause is gone, `thaw quarantine clear ID`, or capture again"
+        }
         "manifest_invalid" => "remove the snapshot and capture again; it may come from a newer thaw",
         "fetch_failed" => "see if the snapshot is whole: remove it and capture again if not",
         "fetch_timeout" => "raise deadlines.fetch, or bring the store nearer",

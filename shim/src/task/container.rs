@@ -10,6 +10,7 @@ use thaw_runtime::record::Record;
 
 use super::process::{End, Process};
 use super::refusal::Refusal;
+use super::watch::Watch;
 use crate::cgroup::Cgroup;
 use crate::cgroup::oom::OomWatch;
 use crate::mount::Rootfs;
@@ -46,6 +47,8 @@ pub(super) struct State {
     pub(super) oom: Option<OomWatch>,
     /// Restored, and waiting for Start.
     pub(super) held: Option<Held>,
+    /// Restored, and not known to be well yet.
+    pub(super) watch: Option<Watch>,
 }
 
 impl State {
@@ -58,6 +61,7 @@ impl State {
             stashed: None,
             oom,
             held: None,
+            watch: None,
         }
     }
 

@@ -18,6 +18,7 @@ use super::container::{Container, Fixed, State};
 use super::process::{End, Process};
 use super::refusal::Refusal;
 use super::registry::Target;
+use super::watch::Watch;
 use crate::cgroup::Cgroup;
 use crate::cgroup::oom::OomWatch;
 use crate::io::{Attached, Owner, Prepared, Spec};
@@ -115,6 +116,7 @@ impl Shim {
             record: Record::new(&boot.config.state, &self.namespace, &request.id),
         };
         let mut state = State::new(init, oom);
+        state.watch = Watch::of(&boot.config, &created.outcome);
         state.held = created.held;
         let container = Arc::new(Container::new(fixed, state));
         self.introduce(&request, container, created.pid);

@@ -64,6 +64,9 @@ impl Shim {
 
     fn init_ended(&self, container: &Arc<Container>, state: &mut State, end: End) {
         state.reaped = true;
+        if let Some(watch) = state.watch.take() {
+            watch.end(Some(end));
+        }
         let paused = matches!(state.init.phase, Phase::Paused | Phase::Pausing);
         if paused || container.outlives_init {
             tokio::spawn(end_the_rest(Arc::clone(container), paused));

@@ -26,6 +26,11 @@ impl Shim {
         if ended && !request.all {
             return Err(Refusal::not_found("process already finished"));
         }
+        if may_end(request.signal)
+            && let Some(watch) = container.state().watch.take()
+        {
+            watch.end(None);
+        }
         match container
             .runc
             .kill(&request.id, request.signal, request.all)
@@ -38,6 +43,14 @@ impl Shim {
             Err(error) => Err(Refusal::not_found(error.detail())),
         }
     }
+}
+
+/// Not the signals that no program takes for a wish to end: whoever sends those goes on watching.
+fn may_end(signal: u32) -> bool {
+    const PASSED_ON: [i32; 4] = [0, libc::SIGCONT, libc::SIGWINCH, libc::SIGCHLD];
+    !PASSED_ON
+        .iter()
+        .any(|harmless| harmless.cast_unsigned() == signal)
 }
 
 fn kill_exec(pid: i32, ended: bool, signal: u32) -> Result<(), Refusal> {

@@ -48,6 +48,9 @@ impl Shim {
         let pid = state.init.pid.cast_unsigned();
         if started.is_ok() {
             state.init.phase = Phase::Running;
+            if let Some(watch) = &mut state.watch {
+                watch.begin(container);
+            }
             let event = TaskStart {
                 container_id: container.id.clone(),
                 pid,
