@@ -62,8 +62,8 @@ impl Inventory {
         }
         for (folder, depth) in FOLDERS {
             walk(Path::new(folder), *depth, &mut |path, _folder| {
-                // Notes about network namespaces are about something else than a container.
-                let kept = KEPT.contains(&path) || path.starts_with("/run/thaw/.locked");
+                // Notes about network namespaces, stores and snapshots are about something else than a container.
+                let kept = KEPT.contains(&path) || path.starts_with("/run/thaw/.");
                 if !kept && !path.ends_with("io.containerd.runtime.v2.task/default") {
                     found.insert(format!("file {path}"));
                 }

@@ -129,16 +129,26 @@ impl Lab {
         self.configure_store(&format!("file://{}", self.store().display()), keys)
     }
 
-    /// As [`Lab::configure`] with another store.
+    /// As [`Lab::configure`] with another store. What the node has noted about stores and snapshots is forgotten.
     ///
     /// # Errors
     /// When it can't be written.
     pub fn configure_store(&self, url: &str, keys: &str) -> Result<()> {
+        self.forgive()?;
         let cache = self.directory.join("cache");
         Ok(fs::write(
             CONFIG,
             format!("cache = {cache:?}\nstore.url = {url:?}\n{keys}\n"),
         )?)
+    }
+
+    /// Forgets which stores were out and which snapshots have failed on this node.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub fn forgive(&self) -> Result<()> {
+        remove(Path::new("/run/thaw/.store"))?;
+        remove(Path::new("/run/thaw/.quarantine"))
     }
 
     /// Empties this node's cache.
@@ -185,6 +195,7 @@ impl Lab {
         remove(&self.store())?;
         let store = self.store().display().to_string();
         ok(&["cp", "--archive", GOLDEN, &store])?;
+        self.forgive()?;
         self.empty_cache()
     }
 

@@ -131,7 +131,9 @@ fn required_or_not_at_all() -> Result<()> {
     {
         let _criu = thaw_integration::FakeCriu::new("exit 1")?;
         refused("restore the processes")?;
+        refused("the snapshot has failed here")?;
     }
+    lab.forgive()?;
     Python::ready(run().start()?)?.container.assert_restored()?;
     lab.configure("policy = 'Never'")?;
     refused("this node restores nothing")?;

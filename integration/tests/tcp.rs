@@ -196,6 +196,8 @@ fn the_annotation_decides() -> Result<()> {
             no_lock_left(&second)?;
             talk(&mut connect("10.77.0.3")?, &mut 0)?;
         }
+        // It is left alone on this node now.
+        lab.forgive()?;
         // The address is there, and is to be closed all the same.
         let third = Netns::new("tcp-c")?;
         drop(first);
