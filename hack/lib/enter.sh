@@ -96,6 +96,9 @@ if [ "$(stat -f -c %T "$run/disk")" = overlayfs ]; then
 fi
 bind_in "$run/disk/containerd" /var/lib/containerd rw
 bind_in "$run/disk/thaw" /var/lib/thaw rw
+if [ -n "${LAB_TOOLS:-}" ]; then
+    bind_in "$LAB_TOOLS" /opt/tools ro
+fi
 if [ -n "$LAB_S3" ]; then
     bind_in "$LAB_S3/s3s-fs" /usr/local/bin/s3s-fs ro
     bind_in "$run/disk/s3" /var/lib/s3 rw
@@ -112,10 +115,10 @@ keep=()
 while IFS= read -r -d '' pair; do
     # Those of hack itself would be settings of thaw in there: THAW_CACHE names the cache of snapshots to it.
     case $pair in
-        THAW_CACHE=* | THAW_MIRROR=* | THAW_PROFILE=*) continue ;;
+        THAW_CACHE=* | THAW_MIRROR=* | THAW_PROFILE=* | THAW_TOOLS=*) continue ;;
     esac
     case $pair in THAW_* | RUST_* | LAB_* | CI=* | TERM=* | NO_COLOR=*) keep+=("$pair") ;; esac
 done < <(env -0)
 exec env -i "${keep[@]}" HOME=/root LANG=C.UTF-8 THAW_LAB="$name" THAW_LAB_IMAGES=/images \
-    PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/src/target/$LAB_PROFILE" \
+    PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/src/target/$LAB_PROFILE${LAB_TOOLS:+:/opt/tools}" \
     bash /src/hack/lib/init.sh "$@"
