@@ -5,7 +5,7 @@
 //! by plain runc, with the root filesystem as the snapshotter had prepared it.
 //!
 //! ```text
-//! eligible -> identify -> lookup -> fetch -> verify -> rewrite -> restore -> (held) -> resume
+//! eligible -> identify -> lookup -> fetch -> verify -> rewrite -> restore -> hooks -> (held) -> resume
 //!     \___________\__________\________\________\_________\_________\____ any failure: undo, runc create
 //! ```
 //!
@@ -39,12 +39,14 @@ mod rights;
 mod rewrite;
 mod bundle;
 mod restore;
+mod hooks;
 mod resume;
 mod checkpoint;
 mod blame;
 mod reason;
 
 pub use blame::put_aside;
+pub use hooks::{HooksError, POSTSTOP_VERB, run_poststop};
 pub use reason::{Ineligible, Reason};
 pub use resume::{Held, ResumeError};
 pub use rights::RightsError;
@@ -179,6 +181,9 @@ pub enum CreateError {
     /// The standard streams can't be handed to runc.
     #[error("hand over the standard streams")]
     Streams(#[source] io::Error),
+    /// A hook of the spec has refused the container, as it would have refused a cold start.
+    #[error("run the hooks of the container")]
+    Hooks(#[source] HooksError),
     /// runc refused.
     #[error("create the container")]
     Runc(#[source] RuncError),
@@ -191,6 +196,8 @@ pub(crate) enum Failed {
     Clean(Reason),
     /// Something could not be undone.
     Stuck(Reason, CreateError),
+    /// The container is refused, however it is started.
+    Refused(CreateError),
 }
 
 impl From<Reason> for Failed {
@@ -253,6 +260,7 @@ impl Boot {
                 log::error!("restore of {} failed: {}", request.id, reason.words());
                 Err(error)
             }
+            Err(Failed::Refused(error)) => Err(error),
             Err(Failed::Clean(reason)) if required => Err(CreateError::Required(reason)),
             Err(Failed::Clean(reason)) => {
                 timeline.reason(&reason);

@@ -45,7 +45,8 @@ pub enum Result {
 /// One stage of a boot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
-    /// `eligible`, `identify`, `lookup`, `host`, `fetch`, `verify`, `rewrite`, `rootfs`, `restore`, `limits`, `undo`,
+    /// `eligible`, `identify`, `lookup`, `host`, `fetch`, `verify`, `rewrite`, `rootfs`, `restore`, `limits`, `hooks`,
+    /// `undo`,
     /// `create`.
     pub name: String,
     /// Wall time in milliseconds.

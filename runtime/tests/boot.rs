@@ -106,6 +106,8 @@ async fn starts_cold(story: Story, told: String) {
         *outcome,
         "{told}"
     );
+    // runc runs them, and this runc does not; had the failed restore run them, they would run twice.
+    assert!(!world.path("bundle/hooks").exists(), "{told}");
     let names = stages(outcome);
     assert_eq!(names.last(), Some(&"create"), "{told}");
     assert!(
@@ -203,7 +205,7 @@ async fn a_snapshot_that_fits_is_restored_and_held() {
         stages(&created.outcome),
         [
             "eligible", "identify", "lookup", "host", "fetch", "verify", "rewrite", "rootfs", "restore",
-            "limits"
+            "limits", "hooks"
         ]
     );
     let bytes = created.outcome.bytes;
@@ -218,7 +220,7 @@ async fn a_snapshot_that_fits_is_restored_and_held() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn runc_restores_a_bundle_without_limits_and_with_the_loopback_hook() {
+async fn runc_restores_a_bundle_without_limits_and_with_hooks_of_ours() {
     let world = with_snapshot("sleep").await;
     restored(&world).await;
     let config: Value = serde_json::from_slice(&world.seen("bundle/config.json")).unwrap();
@@ -228,9 +230,13 @@ async fn runc_restores_a_bundle_without_limits_and_with_the_loopback_hook() {
         json!({"cpu": {"shares": 512}, "memory": {}, "pids": {}})
     );
     let helper = json!({"path": "/usr/bin/helper", "args": ["/usr/bin/helper", "loopback-up"], "timeout": 5});
+    assert_eq!(config["hooks"]["createRuntime"], json!([helper]));
+    let restored = world.record().join("restore/bundle");
+    let ended = json!({"path": "/usr/bin/helper", "args": ["/usr/bin/helper", "poststop-hooks", restored]});
+    assert_eq!(config["hooks"]["poststop"], json!([ended]));
     assert_eq!(
-        config["hooks"]["createRuntime"],
-        json!([helper, {"path": "/usr/bin/users-own"}])
+        fs::read_to_string(world.path("bundle/hooks")).unwrap(),
+        "created\n"
     );
     let limits: Value = serde_json::from_slice(&fs::read(world.path("bin/limits.json")).unwrap()).unwrap();
     assert_eq!(
@@ -240,6 +246,20 @@ async fn runc_restores_a_bundle_without_limits_and_with_the_loopback_hook() {
     // What CRIU has read goes; the bundle that runc's state names stays.
     let left = names_in(&world.record().join("restore"));
     assert_eq!(left, ["bundle", "criu.conf"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_refuses_a_restored_container_ends_the_start() {
+    let mut world = with_snapshot("sleep").await;
+    world.spec["hooks"]["createRuntime"][0]["args"][2] = json!("echo sorry >&2; exit 3");
+    let refused = world.create().await.unwrap_err();
+    assert!(matches!(refused, CreateError::Hooks(_)), "{refused:?}");
+    let words = thaw_runtime::words::chain(&refused);
+    assert!(words.ends_with("exit status: 3: sorry"), "{words}");
+    assert_eq!(world.verbs(), ["restore", "update", "delete"]);
+    assert_undone(&world, "refused").await;
+    assert!(!world.record().exists());
+    assert_eq!(world.rootfs.mounted.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

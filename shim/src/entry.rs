@@ -5,8 +5,10 @@
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
+use thaw_runtime::boot::{POSTSTOP_VERB, run_poststop};
 use thaw_runtime::network::{LOOPBACK_VERB, run_hook};
 use thaw_runtime::words::chain;
 
@@ -31,9 +33,15 @@ pub fn run(args: impl IntoIterator<Item = String>) -> ExitCode {
 
 fn act(name: &str, args: impl Iterator<Item = String>) -> Result<(), Box<dyn Error>> {
     let mut args = args.peekable();
-    // Not containerd: runc, which calls this program as a hook of a restored container.
+    // Not containerd: runc, which calls this program as hooks of a restored container.
     if args.next_if(|arg| arg == LOOPBACK_VERB).is_some() {
         return Ok(run_hook(io::stdin())?);
+    }
+    if args.next_if(|arg| arg == POSTSTOP_VERB).is_some() {
+        return Ok(run_poststop(
+            Path::new(&args.next().unwrap_or_default()),
+            io::stdin(),
+        )?);
     }
     let flags = Flags::parse(args)?;
     match flags.action {

@@ -201,7 +201,7 @@ impl Runc {
 }
 
 /// Feeds a command and reads what it prints until it has ended: standard output, standard error, exit status.
-async fn finish(
+pub(crate) async fn finish(
     mut child: Child,
     feed: Vec<u8>,
     mut exit: Exit,

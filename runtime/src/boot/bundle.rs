@@ -1,4 +1,4 @@
-//! The bundle that `runc restore` sees: the container's own spec, with the limits left out and the loopback hook in.
+//! The bundle that `runc restore` sees: the container's own spec, with the limits left out and other hooks in.
 //!
 //! runc puts CRIU into the container's cgroup before it restores, so a CPU quota would slow the restore down and a
 //! limit on memory or pids would count CRIU too. The limits are set when CRIU has gone.
@@ -9,6 +9,7 @@ use oci_spec::runtime::Spec;
 use serde_json::{Map, Value, json};
 
 use super::eligible::Network;
+use super::hooks;
 use crate::key::Bundle;
 use crate::network::LOOPBACK_VERB;
 
@@ -32,7 +33,14 @@ pub(super) struct Edited {
     pub(super) limits: Option<Vec<u8>>,
 }
 
-pub(super) fn for_restore(read: &Bundle, bundle: &Path, network: &Network, helper: &Path) -> Edited {
+/// `restore` is the directory that the answer goes to, `bundle` the container's own.
+pub(super) fn for_restore(
+    read: &Bundle,
+    bundle: &Path,
+    restore: &Path,
+    network: &Network,
+    helper: &Path,
+) -> Edited {
     let mut config = read.json.clone();
     // A relative root is relative to the bundle, and this one is elsewhere.
     if let Some(root) = config.pointer_mut("/root/path")
@@ -41,8 +49,10 @@ pub(super) fn for_restore(read: &Bundle, bundle: &Path, network: &Network, helpe
         *root = json!(bundle.join(path));
     }
     let limits = take_limits(&mut config);
-    if *network == Network::New {
-        add_hook(&mut config, helper);
+    let loopback = (*network == Network::New).then(|| loopback_hook(helper));
+    if let Some(config) = config.as_object_mut() {
+        let hooks = hooks::of_restore(&read.json, restore, helper, loopback);
+        config.insert("hooks".to_owned(), hooks);
     }
     Edited {
         config: config.to_string().into_bytes(),
@@ -68,29 +78,12 @@ fn take_limits(config: &mut Value) -> Option<Vec<u8>> {
     (!taken.is_empty()).then(|| Value::Object(taken).to_string().into_bytes())
 }
 
-fn add_hook(config: &mut Value, helper: &Path) {
-    let hook = json!({
+fn loopback_hook(helper: &Path) -> Value {
+    json!({
         "path": helper,
         "args": [helper, LOOPBACK_VERB],
         "timeout": HOOK_TIMEOUT,
-    });
-    let Some(config) = config.as_object_mut() else {
-        return;
-    };
-    let hooks = config.entry("hooks").or_insert_with(|| json!({}));
-    if !hooks.is_object() {
-        *hooks = json!({});
-    }
-    if let Some(hooks) = hooks.as_object_mut() {
-        let list = hooks.entry("createRuntime").or_insert_with(|| json!([]));
-        if !list.is_array() {
-            *list = json!([]);
-        }
-        // First: the user's own hooks may expect what a created container has.
-        if let Some(list) = list.as_array_mut() {
-            list.insert(0, hook);
-        }
-    }
+    })
 }
 
 /// Where files and directories of the host are mounted in the container.
@@ -127,6 +120,7 @@ mod tests {
         let edited = for_restore(
             &read,
             Path::new("/b"),
+            Path::new("/r"),
             &Network::Joined("/n".into()),
             Path::new("/h"),
         );
@@ -136,7 +130,7 @@ mod tests {
             config["linux"]["resources"],
             json!({"cpu": {"shares": 2}, "memory": {"swappiness": 10}, "devices": [{"allow": false}]})
         );
-        assert!(config.get("hooks").is_none());
+        assert_eq!(config["hooks"], json!({}));
         let limits: Value = serde_json::from_slice(&edited.limits.unwrap()).unwrap();
         assert_eq!(
             limits,
@@ -145,17 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn a_new_network_gets_the_hook_before_the_user_s() {
+    fn a_new_network_gets_the_hook_and_not_the_user_s() {
         let read = bundle(json!({"ociVersion": "1.2.0", "hooks": {"createRuntime": [{"path": "/mine"}]}}));
-        let edited = for_restore(&read, Path::new("/b"), &Network::New, Path::new("/h"));
+        let (at, restore, helper) = (Path::new("/b"), Path::new("/r"), Path::new("/h"));
+        let edited = for_restore(&read, at, restore, &Network::New, helper);
         let config: Value = serde_json::from_slice(&edited.config).unwrap();
-        let paths: Vec<_> = config["hooks"]["createRuntime"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|h| &h["path"])
-            .collect();
-        assert_eq!(paths, ["/h", "/mine"]);
+        let hook = json!({"path": "/h", "args": ["/h", LOOPBACK_VERB], "timeout": HOOK_TIMEOUT});
+        assert_eq!(config["hooks"], json!({"createRuntime": [hook]}));
         assert!(edited.limits.is_none());
     }
 }

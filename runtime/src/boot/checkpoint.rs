@@ -13,8 +13,10 @@ use thaw_runc::{RestoreOptions, first_criu_error};
 use super::bundle::for_restore;
 use super::eligible::network_of;
 use super::restore::{forget_pid, kill_left};
-use super::{Boot, CreateError, Created, Held, PID_FILE, Reason, Request, Rootfs, Streams};
-use crate::key::read_bundle;
+use super::{
+    Boot, CreateError, Created, Held, HooksError, PID_FILE, Reason, Request, Rootfs, Streams, hooks,
+};
+use crate::key::{Bundle, read_bundle};
 use crate::outcome::Result as Way;
 use crate::record::Record;
 use crate::timeline::Timeline;
@@ -46,7 +48,11 @@ impl Boot {
             .restore_checkpoint(request, checkpoint, &record, streams)
             .await
         {
-            Ok(pid) => {
+            Ok((pid, bundle)) => {
+                if let Err(error) = self.run_hooks(request, &bundle, &record, pid).await {
+                    self.undo_checkpoint(request, rootfs, &record).await;
+                    return Err(CreateError::Hooks(error));
+                }
                 timeline.asked_for(checkpoint);
                 let outcome = timeline.finish(request, Way::Restored);
                 record.write(request, &self.runc, &outcome);
@@ -67,13 +73,13 @@ impl Boot {
         checkpoint: &Path,
         record: &Record,
         streams: &dyn Streams,
-    ) -> Result<i32, Reason> {
+    ) -> Result<(i32, Bundle), Reason> {
         forget_pid(&request.bundle)?;
         let read = read_bundle(&request.bundle).map_err(Reason::Spec)?;
         let network = network_of(&read.spec);
-        let edited = for_restore(&read, &request.bundle, &network, &self.helper);
         let directory = record.directory().join("restore");
         let (bundle, work) = (directory.join("bundle"), directory.join("work"));
+        let edited = for_restore(&read, &request.bundle, &bundle, &network, &self.helper);
         let criu_config = directory.join("criu.conf");
         record
             .make()
@@ -108,7 +114,19 @@ impl Boot {
             let set = self.runc.update(&request.id, limits).await;
             set.map_err(Reason::Limits)?;
         }
-        Ok(pid)
+        Ok((pid, read))
+    }
+
+    async fn run_hooks(
+        &self,
+        request: &Request,
+        read: &Bundle,
+        record: &Record,
+        pid: i32,
+    ) -> Result<(), HooksError> {
+        let restored = record.directory().join("restore/bundle");
+        let spawner = &*self.runc.spawner;
+        hooks::run(read, (&request.id, pid), &request.bundle, &restored, spawner).await
     }
 
     /// The client hears of the restore; what goes wrong here is only said.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use thaw_config::{Policy, SnapshotPolicy};
 
-use super::{Boot, Ineligible, Reason, Request, Rootfs};
+use super::{Boot, Ineligible, Reason, Request, Rootfs, hooks};
 use crate::key::{Bundle, read_bundle};
 use crate::rootfs;
 use crate::timeline::Timeline;
@@ -82,6 +82,7 @@ pub(super) fn check(
         return Err(refuse(required, Reason::Config(Arc::clone(mistake))));
     }
     let upper = check_namespaces(&bundle.spec)
+        .and_then(|()| check_hooks(&bundle))
         .and_then(|()| fresh_upper(rootfs))
         .map_err(|kind| refuse(required, Reason::Ineligible(kind)))?;
     Ok(Eligible {
@@ -102,6 +103,13 @@ pub(crate) fn check_namespaces(spec: &Spec) -> Result<(), Ineligible> {
     }
     if network_of(spec) == Network::Host {
         return Err(Ineligible::HostNetwork);
+    }
+    Ok(())
+}
+
+fn check_hooks(bundle: &Bundle) -> Result<(), Ineligible> {
+    if hooks::only_cold(&bundle.json) {
+        return Err(Ineligible::Hooks);
     }
     Ok(())
 }

@@ -184,6 +184,9 @@ pub enum Ineligible {
     /// The clone would share sockets with the host.
     #[error("it uses the host's network")]
     HostNetwork,
+    /// A restore would leave out hooks that run inside the container, or after its start.
+    #[error("it has createContainer, startContainer or poststart hooks")]
+    Hooks,
     /// The root filesystem has changes already: it is a restart.
     #[error("its root filesystem has been written to")]
     RootfsChanged,
@@ -251,6 +254,7 @@ impl Ineligible {
             Self::PidNamespace => "pid_namespace",
             Self::UserNamespace => "user_namespace",
             Self::HostNetwork => "host_network",
+            Self::Hooks => "hooks_unsupported",
             Self::RootfsChanged => "rootfs_changed",
             Self::RootfsKind | Self::RootfsUnreadable(_) => "rootfs_unsupported",
         }

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use thaw_runc::{RestoreOptions, first_criu_error};
 
 use super::rewrite::{Prepared, discard};
-use super::{Boot, CreateError, Failed, Held, PID_FILE, Reason, Request, Rootfs, Streams};
+use super::{Boot, CreateError, Failed, Held, HooksError, PID_FILE, Reason, Request, Rootfs, Streams, hooks};
 use crate::network;
 use crate::record::Record;
 use crate::rootfs::{self, Limits, Marks, RootAttributes};
 use crate::task::kill_tree;
 use crate::timeline::Timeline;
+use crate::words::chain;
 
 /// No root filesystem diff that is worth a restore has more; applying a million files takes minutes.
 const ROOTFS_LIMITS: Limits = Limits {
@@ -46,18 +47,57 @@ pub(super) async fn run(
         boot.unlock(request).await;
     }
     let tried = attempt(boot, request, container, streams, &prepared, timeline).await;
-    let Err(reason) = tried else {
-        // The images and CRIU's temporary files are of no more use. The bundle stays: runc names it in its state.
-        discard(&prepared.images);
-        discard(&prepared.work);
-        return tried.map_err(Failed::Clean);
+    let refused = match tried {
+        Ok(restored) => match run_hooks(boot, request, &prepared, restored.pid, timeline).await {
+            Ok(()) => {
+                // The images and CRIU's temporary files are of no more use. The bundle stays: runc names it in its
+                // state.
+                discard(&prepared.images);
+                discard(&prepared.work);
+                return Ok(restored);
+            }
+            Err(error) => Refused::Hooks(error),
+        },
+        Err(reason) => Refused::Restore(reason),
     };
     timeline.stage("undo");
     let undone = undo(boot, request, container, &prepared, before).await;
-    match undone {
-        Ok(()) => Err(Failed::Clean(reason)),
-        Err(error) => Err(Failed::Stuck(reason, error)),
+    match (refused, undone) {
+        (Refused::Restore(reason), Ok(())) => Err(Failed::Clean(reason)),
+        (Refused::Restore(reason), Err(error)) => Err(Failed::Stuck(reason, error)),
+        (Refused::Hooks(error), undone) => {
+            if let Err(error) = undone {
+                log::error!("undo the start of {}: {}", request.id, chain(&error));
+            }
+            Err(Failed::Refused(CreateError::Hooks(error)))
+        }
     }
+}
+
+/// What has ended a try.
+enum Refused {
+    Restore(Reason),
+    Hooks(HooksError),
+}
+
+async fn run_hooks(
+    boot: &Boot,
+    request: &Request,
+    prepared: &Prepared,
+    pid: i32,
+    timeline: &mut Timeline,
+) -> Result<(), HooksError> {
+    timeline.stage("hooks");
+    let spawner = &*boot.runc.spawner;
+    let container = (request.id.as_str(), pid);
+    hooks::run(
+        &prepared.spec,
+        container,
+        &request.bundle,
+        &prepared.bundle,
+        spawner,
+    )
+    .await
 }
 
 /// What an undo must know, and must not find.

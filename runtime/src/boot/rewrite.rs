@@ -15,6 +15,7 @@ use thaw_criu::{Images, files, ids, inventory, netns, sockets, uts};
 use super::eligible::{Network, namespace, network_of};
 use super::verify::Verified;
 use super::{Boot, Reason, Request, bundle};
+use crate::key::Bundle;
 use crate::network;
 use crate::record::Record;
 use crate::timeline::Timeline;
@@ -46,6 +47,8 @@ pub(super) struct Prepared {
     pub(super) page_bytes: u64,
     /// Where the changes go.
     pub(super) upper: PathBuf,
+    /// The container's own spec.
+    pub(super) spec: Bundle,
 }
 
 pub(super) async fn apply(
@@ -95,8 +98,8 @@ fn prepare(
     for (name, pages) in entry.pages() {
         link_pages(&pages, &images_directory, &name)?;
     }
-    let edited = bundle::for_restore(&read, container_bundle, &network, helper);
     let bundle_directory = directory.join("bundle");
+    let edited = bundle::for_restore(&read, container_bundle, &bundle_directory, &network, helper);
     put(&bundle_directory.join("config.json"), &edited.config)?;
     let criu_config = directory.join("criu.conf");
     put(&criu_config, criu_options(tcp_established).as_bytes())?;
@@ -116,6 +119,7 @@ fn prepare(
         rootfs: entry.rootfs(),
         page_bytes: manifest.blobs.pages.files.iter().map(|file| file.size).sum(),
         upper,
+        spec: read,
     })
 }
 

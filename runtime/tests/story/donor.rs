@@ -117,6 +117,11 @@ pub(crate) fn image() -> ImageFacts {
     }
 }
 
+/// A hook that runs in the bundle.
+fn hook(script: &str) -> Value {
+    json!({"path": "/bin/sh", "args": ["sh", "-c", script]})
+}
+
 /// A spec that fits both fixtures: their capabilities, limits, a network of its own.
 pub(crate) fn spec() -> Value {
     let own = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
@@ -132,7 +137,7 @@ pub(crate) fn spec() -> Value {
             "capabilities": {"bounding": own, "effective": own, "permitted": own},
         },
         "annotations": {},
-        "hooks": {"createRuntime": [{"path": "/usr/bin/users-own"}]},
+        "hooks": {"createRuntime": [hook("cat >/dev/null; echo created >>hooks")], "poststop": [hook("echo stopped >>hooks")]},
         "linux": {
             "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}, {"type": "uts"}, {"type": "ipc"}],
             "resources": {

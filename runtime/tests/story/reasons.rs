@@ -42,7 +42,7 @@ const fn at_clone(code: &'static str, clone: fn(&mut World)) -> Story {
 }
 
 /// All but `internal`, which says that a thread of ours panicked.
-pub(crate) const STORIES: [Story; 38] = [
+pub(crate) const STORIES: [Story; 39] = [
     at_clone("policy_never", |world| {
         world.config.policy = SnapshotPolicy::Never
     }),
@@ -71,6 +71,9 @@ pub(crate) const STORIES: [Story; 38] = [
     }),
     at_clone("host_network", |world| {
         namespaces(world).retain(|namespace| namespace["type"] != "network")
+    }),
+    at_clone("hooks_unsupported", |world| {
+        world.spec["hooks"] = json!({"startContainer": [{"path": "/bin/true"}]})
     }),
     at_clone("rootfs_changed", |world| {
         fs::write(world.upper().join("own"), "of an earlier run").unwrap()

@@ -233,6 +233,9 @@ impl Spawner for Unprivileged {
                 None => plain.env_remove(name),
             };
         }
+        if let Some(directory) = command.get_current_dir() {
+            plain.current_dir(directory);
+        }
         plain
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

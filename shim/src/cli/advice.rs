@@ -47,6 +47,10 @@ pub(super) fn of(reason: &str) -> Option<&'static str> {
             "give the container a pid namespace of its own (no --pid host, no shareProcessNamespace)"
         }
         "host_network" => "give the container a network of its own",
+        "hooks_unsupported" => {
+            "leave out the hooks, or turn them into createRuntime hooks; those of createRuntime, prestart and poststop \
+             are run for restored containers too"
+        }
         "rootfs_changed" => {
             "nothing: a restarted container goes on with its own files, only a new one is restored"
         }
