@@ -77,6 +77,8 @@ impl Prepared {
     ) -> io::Result<Self> {
         let mut logger = None;
         let (stdout, stderr) = match spec.scheme()? {
+            // A pty has one output only. Go's client names a FIFO for the other one all the same, and does not make it.
+            Scheme::Fifo if spec.terminal => (Sink::open(&spec.stdout_path())?, Sink::Nowhere),
             Scheme::Fifo => (Sink::open(&spec.stdout_path())?, Sink::open(&spec.stderr)?),
             Scheme::File(path) => {
                 let file = Sink::create(&path)?;
@@ -228,5 +230,34 @@ impl Attached {
         if let Some(logger) = self.logger.take() {
             logger.stop().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_terminal_needs_no_second_output() {
+        let stdout = tempfile::NamedTempFile::new().unwrap();
+        let spec = Spec {
+            stdout: stdout.path().to_str().unwrap().to_owned(),
+            stderr: "/nowhere/stderr".to_owned(),
+            terminal: true,
+            ..Spec::default()
+        };
+        let owner = Owner {
+            id: "id".to_owned(),
+            namespace: "test".to_owned(),
+            uid: 0,
+            gid: 0,
+        };
+        let spawner = Arc::new(thaw_runc::PlainSpawner);
+        Prepared::open(&spec, owner.clone(), &spawner).await.unwrap();
+        let piped = Spec {
+            terminal: false,
+            ..spec
+        };
+        Prepared::open(&piped, owner, &spawner).await.unwrap_err();
     }
 }
