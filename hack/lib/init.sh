@@ -59,7 +59,7 @@ fi
 if [ "$LAB_CONTAINERD" = yes ]; then
     start_containerd
     for image in $LAB_IMAGES; do
-        ctr image import "/images/$(basename "$image")" >/dev/null
+        ctr --namespace "$LAB_NAMESPACE" image import "/images/$(basename "$image")" >/dev/null
     done
 fi
 status=0
