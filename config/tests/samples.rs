@@ -27,7 +27,7 @@ fn docker() {
 
 #[test]
 fn annotations_are_spelled_as_in_the_code() {
-    let kubernetes = include_str!("../examples/kubernetes-runtimeclass.yaml");
+    let kubernetes = include_str!("../examples/kubernetes-deployment.yaml");
     let nerdctl = include_str!("../examples/nerdctl.md");
     assert!(kubernetes.contains(&format!("{}: IfPresent", thaw_config::ANNOTATION_POLICY)));
     assert!(nerdctl.contains(&format!("{}=Never", thaw_config::ANNOTATION_POLICY)));

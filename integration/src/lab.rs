@@ -248,6 +248,6 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "hack/test reads these lines")]
-fn skip(name: &str, reason: &str) {
+pub(crate) fn skip(name: &str, reason: &str) {
     println!("SKIP {name}: {reason}");
 }
