@@ -8,7 +8,7 @@ dir=/run/cluster
 # Of the lab's own network, which nothing else can reach.
 node_ip=10.77.0.1 pods=10.88.0.0/16 services=10.96.0.0/16 api=10.96.0.1
 server=https://127.0.0.1:6443
-export PATH=$PATH:/opt/kubernetes KUBECONFIG=$dir/admin.conf
+export KUBECONFIG=$dir/admin.conf
 
 # start NAME CMD...: in the background, with a log.
 start() {
