@@ -30,6 +30,8 @@ const KEPT: &[&str] = &[
     "/run/thaw/host.json",
     "/run/thaw/default",
     "/run/containerd/runc/default",
+    "/run/thaw/moby",
+    "/run/containerd/runc/moby",
 ];
 
 impl Inventory {
@@ -53,8 +55,8 @@ impl Inventory {
         for controller in entries(Path::new("/sys/fs/cgroup")) {
             if !fs::symlink_metadata(&controller).is_ok_and(|meta| meta.is_symlink()) {
                 walk(Path::new(&controller), 8, &mut |path, folder| {
-                    // The folder of the containerd namespace is nobody's.
-                    if folder && !path.ends_with("/default") {
+                    // The folder of a containerd namespace is nobody's, nor is Docker's.
+                    if folder && !path.ends_with("/default") && !path.ends_with("/docker") {
                         found.insert(format!("cgroup {path}"));
                     }
                 });
@@ -64,14 +66,21 @@ impl Inventory {
             walk(Path::new(folder), *depth, &mut |path, _folder| {
                 // Notes about network namespaces, stores and snapshots are about something else than a container.
                 let kept = KEPT.contains(&path) || path.starts_with("/run/thaw/.");
-                if !kept && !path.ends_with("io.containerd.runtime.v2.task/default") {
+                let empty =
+                    ["default", "moby"].map(|namespace| format!("io.containerd.runtime.v2.task/{namespace}"));
+                if !kept && !empty.iter().any(|end| path.ends_with(end)) {
                     found.insert(format!("file {path}"));
                 }
             });
         }
-        for list in [["containers", "list"], ["snapshots", "list"], ["tasks", "list"]] {
-            for line in ok(&["ctr", list[0], list[1]])?.lines().skip(1) {
-                found.insert(format!("{} {line}", list[0]));
+        for namespace in ok(&["ctr", "namespaces", "list", "--quiet"])?.lines() {
+            for what in ["containers", "snapshots", "tasks"] {
+                for line in ok(&["ctr", "--namespace", namespace, what, "list"])?
+                    .lines()
+                    .skip(1)
+                {
+                    found.insert(format!("{namespace} {what} {line}"));
+                }
             }
         }
         Ok(Self(found))
