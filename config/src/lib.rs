@@ -19,7 +19,11 @@ mod policy;
 
 pub use mistake::{ConfigError, Mistake, Origin, Problem};
 pub use node::{DEFAULT_DIR, Deadlines, Loaded, NodeConfig, Store};
-pub use policy::{ANNOTATION_PATH, ANNOTATION_POLICY, ANNOTATION_TCP, Policy, PolicyError, PolicyProblem};
-pub use policy::{SnapshotPolicy, TcpMode, UnknownWord};
+pub use policy::{
+    ANNOTATION_IGNORE_ENV, ANNOTATION_MOUNTS, ANNOTATION_PATH, ANNOTATION_POLICY, ANNOTATION_TCP,
+};
+pub use policy::{
+    MAX_IGNORED, PersistentMounts, Policy, PolicyError, PolicyProblem, SnapshotPolicy, TcpMode, UnknownWord,
+};
 pub use quarantine::Quarantine;
 pub use store_url::{Scheme, StoreUrl, StoreUrlError};

@@ -7,7 +7,7 @@ use log::LevelFilter;
 use url::Url;
 
 use crate::mistake::{ConfigError, Mistake, Origin, Problem};
-use crate::policy::{SnapshotPolicy, TcpMode};
+use crate::policy::{PersistentMounts, SnapshotPolicy, TcpMode};
 use crate::quarantine::Quarantine;
 use crate::read::{self, Reader};
 use crate::store_url::StoreUrl;
@@ -37,6 +37,12 @@ pub struct NodeConfig {
     pub quarantine: Quarantine,
     /// What becomes of established TCP connections. Default `auto`: keep what can go on, close what can't.
     pub tcp: TcpMode,
+    /// Whether a container may be restored from a snapshot that was published for everybody (`thaw capture --scope
+    /// shared`), when there is none of its own scope. Default no: such a snapshot holds the memory of a stranger.
+    pub shared_scope: bool,
+    /// What becomes of containers with writable storage that outlives them, when they say nothing themselves.
+    /// Default `refuse`: a database process older than its files is worse than a slow start.
+    pub persistent_mounts: PersistentMounts,
     /// CRIU: an absolute path, or a name that is looked for in PATH. Default `criu`, as runc does.
     pub criu: PathBuf,
     /// runc, likewise. Default `runc`, as the stock shim does.
@@ -97,6 +103,8 @@ impl Default for NodeConfig {
             deadlines: Deadlines::default(),
             quarantine: Quarantine::default(),
             tcp: TcpMode::Auto,
+            shared_scope: false,
+            persistent_mounts: PersistentMounts::Refuse,
             criu: PathBuf::from("criu"),
             runc: PathBuf::from("runc"),
             log_level: LevelFilter::Info,
@@ -225,6 +233,10 @@ impl NodeConfig {
         reader.read("deadlines.restore", &mut config.deadlines.restore, read::duration);
         config.quarantine.read(reader);
         reader.read("tcp", &mut config.tcp, |raw| read::word(raw, TcpMode::WORDS));
+        reader.read("shared_scope", &mut config.shared_scope, read::boolean);
+        reader.read("persistent_mounts", &mut config.persistent_mounts, |raw| {
+            read::word(raw, PersistentMounts::WORDS)
+        });
         reader.read("criu", &mut config.criu, read::program);
         reader.read("runc", &mut config.runc, read::program);
         reader.read("log_level", &mut config.log_level, read::log_level);

@@ -16,6 +16,16 @@ pub const ANNOTATION_PATH: &str = "thaw.dev/snapshot-path";
 /// Annotation: `auto`, `established` or `close`.
 pub const ANNOTATION_TCP: &str = "thaw.dev/tcp";
 
+/// Annotation: names of environment variables, separated by commas, that may differ from the donor's.
+pub const ANNOTATION_IGNORE_ENV: &str = "thaw.dev/ignore-env";
+/// Annotation: `refuse` or `allow`.
+pub const ANNOTATION_MOUNTS: &str = "thaw.dev/persistent-mounts";
+
+/// Most names that [`ANNOTATION_IGNORE_ENV`] may list: it is for a few values that the application reads again.
+pub const MAX_IGNORED: usize = 64;
+/// Most bytes of one of these names.
+const MAX_VARIABLE: usize = 256;
+
 /// Whether a container is restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SnapshotPolicy {
@@ -38,6 +48,15 @@ pub enum TcpMode {
     Close,
 }
 
+/// Whether a container that can write to storage which outlives it is restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PersistentMounts {
+    /// It starts cold: the memory of the donor may not go with what has been written since.
+    Refuse,
+    /// It is restored: its owner says that the application copes.
+    Allow,
+}
+
 /// What holds for one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -47,6 +66,11 @@ pub struct Policy {
     pub store: Option<StoreUrl>,
     /// What becomes of its connections.
     pub tcp: TcpMode,
+    /// Variables of its environment that may differ from the donor's, sorted. The restored process keeps the
+    /// donor's values.
+    pub ignore_env: Vec<String>,
+    /// Whether writable persistent mounts keep it from being restored.
+    pub persistent_mounts: PersistentMounts,
 }
 
 /// Annotations that can't be followed.
@@ -74,6 +98,9 @@ pub enum PolicyProblem {
         /// What would have been right.
         known: &'static str,
     },
+    /// Not a list of names of variables.
+    #[error("not a list of at most {MAX_IGNORED} names of variables, separated by commas")]
+    Names,
     /// The node's policy is `Never`.
     #[error("this node restores nothing (policy = \"Never\")")]
     NodeSaysNever,
@@ -112,6 +139,9 @@ impl Policy {
                     snapshot: Never,
                     store: None,
                     tcp: node.tcp,
+                    // A snapshot may still be taken of it.
+                    ignore_env: names(annotations).unwrap_or_default(),
+                    persistent_mounts: node.persistent_mounts,
                 });
             }
             (Required, _) | (_, Some(Required)) => Required,
@@ -121,10 +151,16 @@ impl Policy {
         let store = store(node, annotations).map_err(|problem| fail(ANNOTATION_PATH, required, problem))?;
         let tcp = word(annotations, ANNOTATION_TCP, TcpMode::WORDS)
             .map_err(|problem| fail(ANNOTATION_TCP, required, problem))?;
+        let ignore_env =
+            names(annotations).map_err(|problem| fail(ANNOTATION_IGNORE_ENV, required, problem))?;
+        let mounts = word(annotations, ANNOTATION_MOUNTS, PersistentMounts::WORDS)
+            .map_err(|problem| fail(ANNOTATION_MOUNTS, required, problem))?;
         Ok(Self {
             snapshot,
             store,
             tcp: tcp.unwrap_or(node.tcp),
+            ignore_env,
+            persistent_mounts: mounts.unwrap_or(node.persistent_mounts),
         })
     }
 }
@@ -141,6 +177,26 @@ fn word<T: FromStr>(
     text.parse()
         .map(Some)
         .or(Err(PolicyProblem::Word { found, known }))
+}
+
+/// The variables that [`ANNOTATION_IGNORE_ENV`] lists, sorted, each once.
+fn names(annotations: &HashMap<String, String>) -> Result<Vec<String>, PolicyProblem> {
+    let Some(text) = annotations.get(ANNOTATION_IGNORE_ENV) else {
+        return Ok(Vec::new());
+    };
+    let plain = |name: &str| {
+        name.len() <= MAX_VARIABLE && !name.contains('=') && name.chars().all(|c| c.is_ascii_graphic())
+    };
+    let mut names = Vec::new();
+    for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        if !plain(name) || names.len() == MAX_IGNORED {
+            return Err(PolicyProblem::Names);
+        }
+        names.push(name.to_owned());
+    }
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
 }
 
 fn store(
@@ -213,6 +269,31 @@ impl fmt::Display for TcpMode {
             Self::Auto => "auto",
             Self::Established => "established",
             Self::Close => "close",
+        })
+    }
+}
+
+impl PersistentMounts {
+    pub(crate) const WORDS: &str = "refuse, allow";
+}
+
+impl FromStr for PersistentMounts {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "allow" => Ok(Self::Allow),
+            _ => Err(UnknownWord),
+        }
+    }
+}
+
+impl fmt::Display for PersistentMounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refuse => "refuse",
+            Self::Allow => "allow",
         })
     }
 }

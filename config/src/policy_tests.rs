@@ -30,7 +30,9 @@ fn nothing_said_means_the_node_s_rules() {
         Policy {
             snapshot: SnapshotPolicy::IfPresent,
             store: None,
-            tcp: TcpMode::Auto
+            tcp: TcpMode::Auto,
+            ignore_env: Vec::new(),
+            persistent_mounts: PersistentMounts::Refuse,
         }
     );
 }
@@ -113,4 +115,34 @@ fn nonsense_is_an_error_that_knows_whether_cold_is_allowed() {
 fn tcp_is_the_container_s_choice() {
     let policy = resolve(&NodeConfig::default(), &[(ANNOTATION_TCP, "established")]).unwrap();
     assert_eq!(policy.tcp, TcpMode::Established);
+}
+
+#[test]
+fn variables_to_ignore_are_a_bounded_list_of_names() {
+    let node = NodeConfig::default();
+    let names = |text: &str| resolve(&node, &[(ANNOTATION_IGNORE_ENV, text)]).map(|policy| policy.ignore_env);
+    assert_eq!(names("TOKEN, BUILD_ID,,TOKEN").unwrap(), ["BUILD_ID", "TOKEN"]);
+    assert!(names("").unwrap().is_empty());
+    let many = vec!["A"; MAX_IGNORED + 1].join(",");
+    for bad in ["A=secret", "A B", "A\nB", &"x".repeat(MAX_VARIABLE + 1), &many] {
+        assert_eq!(names(bad).unwrap_err().problem, PolicyProblem::Names);
+    }
+}
+
+#[test]
+fn persistent_mounts_are_refused_unless_somebody_says_so() {
+    let mut node = NodeConfig::default();
+    let mounts = |node: &NodeConfig, said: &[(&str, &str)]| resolve(node, said).unwrap().persistent_mounts;
+    assert_eq!(mounts(&node, &[]), PersistentMounts::Refuse);
+    assert_eq!(
+        mounts(&node, &[(ANNOTATION_MOUNTS, "allow")]),
+        PersistentMounts::Allow
+    );
+    node.persistent_mounts = PersistentMounts::Allow;
+    assert_eq!(mounts(&node, &[]), PersistentMounts::Allow);
+    assert_eq!(
+        mounts(&node, &[(ANNOTATION_MOUNTS, "refuse")]),
+        PersistentMounts::Refuse
+    );
+    assert!(resolve(&node, &[(ANNOTATION_MOUNTS, "yes")]).is_err());
 }

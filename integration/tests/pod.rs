@@ -37,6 +37,7 @@ impl Pod {
         let sandbox = format!("io.kubernetes.cri.sandbox-id={}", self.id);
         let mut run = Run::new(id, "python").flags(&["--env", "HEAP_MB=8", "--annotation", &sandbox]);
         run = run.flags(&["--annotation", "io.kubernetes.cri.container-type=container"]);
+        run = run.flags(&["--annotation", "io.kubernetes.cri.sandbox-namespace=shop"]);
         for namespace in &namespaces {
             run = run.flags(&["--with-ns", namespace]);
         }

@@ -38,6 +38,7 @@ mod verify;
 mod rights;
 mod rewrite;
 mod bundle;
+mod labels;
 mod restore;
 mod hooks;
 mod resume;
@@ -51,7 +52,7 @@ pub use reason::{Ineligible, Reason};
 pub use resume::{Held, ResumeError};
 pub use rights::RightsError;
 
-pub(crate) use eligible::{Network, check_namespaces, network_of};
+pub(crate) use eligible::{Network, check_spec, network_of};
 pub(crate) use lookup::store_options;
 
 /// The file of the bundle in which runc writes the pid of init; the stock shim's name for it.

@@ -40,6 +40,8 @@ pub struct Request {
     pub namespace: String,
     /// Container id.
     pub id: String,
+    /// Publish it for everybody: also for containers of other scopes, on nodes that allow it.
+    pub shared: bool,
     /// End the container with the dump, instead of letting it run on.
     pub stop: bool,
     /// The program that writes the rootfs diff when it is called with [`ROOTFS_VERB`]: the tool itself.
@@ -141,6 +143,9 @@ pub enum CaptureError {
     /// Its spec can't be read.
     #[error("read the container's spec")]
     Spec(#[source] KeyError),
+    /// Its annotations can't be followed.
+    #[error("follow the container's annotations")]
+    Annotation(#[source] thaw_config::PolicyError),
     /// It is not running.
     #[error("the container is {status}, not running")]
     NotRunning {
@@ -257,8 +262,8 @@ pub async fn capture(
     let containerd = Containerd {
         socket: donor.container.containerd.clone(),
     };
-    let image = containerd.image_of(&request.namespace, &request.id);
-    let image = image.await.map_err(CaptureError::Identify)?;
+    let known = containerd.identify(&request.namespace, &request.id);
+    let known = known.await.map_err(CaptureError::Identify)?;
     let host = find::host(config, &donor.runc).await?;
     let store = thaw_store::open(
         config.store.url.as_url(),
@@ -275,8 +280,9 @@ pub async fn capture(
     let checked = read::facts(dump).await?;
     let about = publish::About {
         namespace: &request.namespace,
+        shared: request.shared,
         donor: &donor,
-        image,
+        image: known.image,
         host,
     };
 

@@ -25,13 +25,14 @@ use thaw_snapshot::{Digest, ImageFacts};
 
 use crate::docker::{LABEL, Layers, Place};
 
+mod cri;
 mod docker;
+
+pub(crate) use cri::CONTAINER_TYPE;
+pub use cri::Kubernetes;
 
 /// The largest image document that is read; containerd itself takes 8 MiB at most.
 const DOCUMENT_LIMIT: usize = 8 << 20;
-
-/// The container extension in which containerd's CRI keeps its own record.
-const CRI_METADATA: &str = "io.cri-containerd.container.metadata";
 
 /// Why the image can't be told.
 #[derive(Debug, thiserror::Error)]
@@ -129,14 +130,23 @@ pub enum IdentifyError {
     },
 }
 
+/// What containerd knows of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identified {
+    /// The image that it was made from.
+    pub image: ImageFacts,
+    /// What Kubernetes says of it; `None` for other clients.
+    pub kubernetes: Option<Kubernetes>,
+}
+
 /// Who knows which image a container was made from.
 #[async_trait]
 pub trait Identify: fmt::Debug + Send + Sync {
-    /// The image of the container `id` in the containerd namespace `namespace`.
+    /// The image of the container `id` in the containerd namespace `namespace`, and what else is known of it.
     ///
     /// # Errors
     /// See [`IdentifyError`].
-    async fn image_of(&self, namespace: &str, id: &str) -> Result<ImageFacts, IdentifyError>;
+    async fn identify(&self, namespace: &str, id: &str) -> Result<Identified, IdentifyError>;
 }
 
 /// containerd itself.
@@ -148,7 +158,7 @@ pub struct Containerd {
 
 #[async_trait]
 impl Identify for Containerd {
-    async fn image_of(&self, namespace: &str, id: &str) -> Result<ImageFacts, IdentifyError> {
+    async fn identify(&self, namespace: &str, id: &str) -> Result<Identified, IdentifyError> {
         let channel =
             containerd_client::connect(&self.socket)
                 .await
@@ -165,14 +175,19 @@ impl Identify for Containerd {
         if container.image.is_empty() {
             let (place, id) = (docker.ok_or(IdentifyError::NoImage)?, id.to_owned());
             let read = tokio::task::spawn_blocking(move || docker::image_of(&place, &id));
-            return read.await.map_err(|_panic| IdentifyError::Thread)?;
+            let image = read.await.map_err(|_panic| IdentifyError::Thread)??;
+            return Ok(Identified {
+                image,
+                kubernetes: None,
+            });
         }
         let (target, image) = caller.manifest_of(&container.image).await?;
         let config: ImageConfiguration = caller.document(&image.config).await?;
         let chain_id = chain_id(config.rootfs().diff_ids())?;
         caller.check_parent(&container, docker, chain_id).await?;
         let config = digest(image.config.digest().as_ref())?;
-        if let Some(found) = cri_image(&container)
+        let note = cri::note(&container);
+        if let Some(found) = note.as_ref().and_then(cri::image)
             && found != config.to_string()
         {
             let (name, expected) = (container.image, config);
@@ -182,12 +197,16 @@ impl Identify for Containerd {
                 expected,
             });
         }
-        Ok(ImageFacts {
+        let image = ImageFacts {
             name: container.image,
             target,
             manifest: image.digest,
             config,
             chain_id,
+        };
+        Ok(Identified {
+            image,
+            kubernetes: note.as_ref().map(cri::kubernetes),
         })
     }
 }
@@ -364,14 +383,6 @@ fn docker_place(container: &Container) -> Option<Place> {
     Place::of(&spec.root.path, &container.id)
 }
 
-/// What CRI noted when it made the container: `ImageRef` in its metadata is the config digest, in all versions.
-fn cri_image(container: &Container) -> Option<String> {
-    let metadata = container.extensions.get(CRI_METADATA)?;
-    let text = serde_json::from_slice::<serde_json::Value>(&metadata.value).ok()?;
-    let found = text.pointer("/Metadata/ImageRef")?.as_str()?;
-    found.starts_with("sha256:").then(|| found.to_owned())
-}
-
 fn call(what: &'static str, status: Status) -> IdentifyError {
     IdentifyError::Call {
         what,
@@ -435,20 +446,6 @@ mod tests {
         let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
         let expected = Digest::of(format!("{a} {b}").as_bytes());
         assert_eq!(chain_id(&[a.to_string(), b.to_string()]).unwrap(), expected);
-    }
-
-    #[test]
-    fn the_image_that_cri_noted() {
-        let mut container = Container::default();
-        assert_eq!(cri_image(&container), None);
-        let mut note = |text: &str| {
-            let metadata = container.extensions.entry(CRI_METADATA.to_owned());
-            metadata.or_default().value = text.into();
-            cri_image(&container)
-        };
-        let made_from = note(r#"{"Metadata": {"ImageRef": "sha256:ab"}}"#);
-        assert_eq!(made_from.as_deref(), Some("sha256:ab"));
-        assert_eq!(note("{}"), None);
     }
 
     #[test]

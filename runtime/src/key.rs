@@ -2,12 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 use serde_json::Value;
-use thaw_snapshot::fingerprint::Facts;
-use thaw_snapshot::{Fingerprint, ImageFacts, Key};
+use thaw_snapshot::fingerprint::{Facts, annotation, cri, env, stale_env};
+use thaw_snapshot::{Digest, Fingerprint, Key, MAX_LIST, MAX_NAME};
+
+use crate::boot::{Network, network_of};
+use crate::network;
 
 /// The largest `config.json` that is read; containerd's own messages end at 16 MiB.
 const SPEC_LIMIT: u64 = 16 << 20;
@@ -61,23 +65,101 @@ pub(crate) fn read_bundle(bundle: &Path) -> Result<Bundle, KeyError> {
     parsed.map_err(|source| KeyError::Json { path, source })
 }
 
-/// The default scope: nobody outside the containerd namespace may share the snapshot.
-fn scope(namespace: &str) -> String {
-    namespace.to_owned()
+/// The scope of the snapshots that were published for everybody. No namespace of containerd can have this name.
+pub(crate) const SHARED: &str = "*";
+
+/// What of a start, beside the image, decides on its key.
+#[derive(Debug)]
+pub(crate) struct Start<'a> {
+    namespace: &'a str,
+    spec: &'a Spec,
+    stdin: bool,
+    ignore_env: &'a [String],
+    addresses: Vec<IpAddr>,
 }
 
-/// A container's fingerprint.
-pub(crate) fn fingerprint_of(namespace: &str, spec: &Spec, stdin: bool) -> Fingerprint {
-    Fingerprint::of(spec, Facts { stdin }, &scope(namespace))
+impl<'a> Start<'a> {
+    /// Looks at the addresses of the pod, if the environment holds one that could be of it.
+    pub(crate) fn new(namespace: &'a str, spec: &'a Spec, stdin: bool, ignore_env: &'a [String]) -> Self {
+        Self {
+            namespace,
+            spec,
+            stdin,
+            ignore_env,
+            addresses: pod_addresses(spec),
+        }
+    }
+
+    /// Who may share the snapshot when nobody has said anything: the containerd namespace, and in Kubernetes the pod's
+    /// namespace in it. A containerd namespace has no slash, so no two of these are the same.
+    pub(crate) fn scope(&self) -> String {
+        match annotation(self.spec, cri::SANDBOX_NAMESPACE) {
+            Some(pod) => format!("{}/{pod}", self.namespace),
+            None => self.namespace.to_owned(),
+        }
+    }
+
+    /// The fingerprint within a scope.
+    pub(crate) fn fingerprint(&self, scope: &str) -> Fingerprint {
+        Fingerprint::of(self.spec, self.facts(), scope)
+    }
+
+    /// What the container is looked up by within a scope.
+    pub(crate) fn key(&self, scope: String, config: Digest) -> Key {
+        Key {
+            fingerprint: self.fingerprint(&scope).digest(),
+            scope,
+            platform: platform(),
+            config,
+        }
+    }
+
+    /// Variables whose values are the donor's after a restore, as many of them as a manifest may list.
+    pub(crate) fn stale_env(&self) -> Vec<String> {
+        let mut names = stale_env(self.spec, self.facts());
+        names.retain(|name| name.len() <= MAX_NAME);
+        names.truncate(MAX_LIST);
+        names
+    }
+
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            stdin: self.stdin,
+            ignore_env: self.ignore_env,
+            addresses: &self.addresses,
+        }
+    }
 }
 
-/// What a container is looked up by.
-pub(crate) fn key_of(namespace: &str, image: &ImageFacts, spec: &Spec, stdin: bool) -> Key {
-    Key {
-        scope: scope(namespace),
-        platform: platform(),
-        config: image.config,
-        fingerprint: fingerprint_of(namespace, spec, stdin).digest(),
+/// Addresses of the pod whose network the container joins. Only asked for when a value in its environment consists of
+/// addresses: the visit to the namespace costs a thread.
+fn pod_addresses(spec: &Spec) -> Vec<IpAddr> {
+    let env = spec
+        .process()
+        .as_ref()
+        .and_then(|process| process.env().as_deref())
+        .unwrap_or_default();
+    let an_address = |entry: &String| {
+        entry
+            .split_once('=')
+            .is_some_and(|(_, value)| env::addresses_in(value).is_some())
+    };
+    if annotation(spec, cri::SANDBOX_ID).is_none() || !env.iter().any(an_address) {
+        return Vec::new();
+    }
+    let Network::Joined(path) = network_of(spec) else {
+        return Vec::new();
+    };
+    match network::addresses(&path) {
+        Ok(mut found) => {
+            found.retain(|address| !address.is_loopback());
+            found
+        }
+        Err(error) => {
+            // Without them an address in the environment counts like any other value: a miss at worst.
+            log::warn!("look at the addresses in {}: {error}", path.display());
+            Vec::new()
+        }
     }
 }
 
@@ -88,4 +170,44 @@ fn platform() -> String {
         oci_spec::image::Os::default(),
         oci_spec::image::Arch::default()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn scope(namespace: &str, annotations: Value) -> String {
+        let spec = json!({"ociVersion": "1.2.0", "annotations": annotations});
+        let spec: Spec = serde_json::from_value(spec).unwrap();
+        Start::new(namespace, &spec, false, &[]).scope()
+    }
+
+    #[test]
+    fn tenants_have_scopes_of_their_own() {
+        let of_pod = |name: &str| json!({cri::SANDBOX_NAMESPACE: name});
+        assert_eq!(scope("default", json!({})), "default");
+        assert_eq!(scope("k8s.io", of_pod("shop")), "k8s.io/shop");
+        // Nobody gets into another's by the name of a pod's namespace, nor into the shared one.
+        let names = ["", "shop", "../default", "/", "*", "a/../shop", "_none"];
+        let mut scopes: Vec<String> = names.iter().map(|name| scope("k8s.io", of_pod(name))).collect();
+        scopes.extend(["k8s.io", "shop", "default", SHARED].map(str::to_owned));
+        let paths: std::collections::BTreeSet<String> = scopes
+            .iter()
+            .map(|scope| {
+                let digest = Digest::of(b"x");
+                let (scope, platform) = (scope.clone(), platform());
+                let key = Key {
+                    scope,
+                    platform,
+                    config: digest,
+                    fingerprint: digest,
+                };
+                assert_eq!(key.path().split('/').count(), 6, "{}", key.path());
+                key.path()
+            })
+            .collect();
+        assert_eq!(paths.len(), scopes.len());
+    }
 }

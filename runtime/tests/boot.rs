@@ -67,7 +67,7 @@ async fn assert_undone(world: &World, told: &str) {
 /// be more of them than processors.
 async fn tell_all<F: Future<Output = ()> + Send + 'static>(tell: fn(Story, String) -> F) {
     let mut telling = JoinSet::new();
-    for (number, story) in STORIES.into_iter().enumerate() {
+    for (number, story) in STORIES.iter().copied().enumerate() {
         telling.spawn(tell(story, format!("story {number}, {}", story.code)));
     }
     while let Some(told) = telling.join_next().await {

@@ -24,6 +24,10 @@ pub struct RestoreOptions {
     pub pid_file: PathBuf,
     /// The socket on which runc hands over the pty.
     pub console_socket: Option<PathBuf>,
+    /// The Linux security module and its label for the processes, as in `selinux:LABEL`, in place of the images'.
+    pub lsm_profile: Option<String>,
+    /// The label for mounts with a context, in place of the images'.
+    pub lsm_mount_context: Option<String>,
     /// Restore established TCP connections.
     pub tcp_established: bool,
     /// Options that runc cannot pass, for this one call of CRIU.
@@ -52,6 +56,12 @@ impl Runc {
         command.arg("--pid-file").arg(&options.pid_file);
         if let Some(socket) = &options.console_socket {
             command.arg("--console-socket").arg(socket);
+        }
+        if let Some(profile) = &options.lsm_profile {
+            command.arg("--lsm-profile").arg(profile);
+        }
+        if let Some(context) = &options.lsm_mount_context {
+            command.arg("--lsm-mount-context").arg(context);
         }
         if options.tcp_established {
             command.arg("--tcp-established");

@@ -23,4 +23,7 @@ pub use manifest::{
     Manifest, PageFile, Pages,
 };
 pub use matching::Mismatch;
-pub use validate::{MAX_CHUNK, MAX_CHUNK_GROWTH, MAX_CHUNKS, MAX_META, MAX_PAGES, MAX_ROOTFS, ManifestError};
+pub use validate::{
+    MAX_CHUNK, MAX_CHUNK_GROWTH, MAX_CHUNKS, MAX_LIST, MAX_META, MAX_NAME, MAX_PAGES, MAX_ROOTFS,
+    ManifestError,
+};

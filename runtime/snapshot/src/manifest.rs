@@ -12,7 +12,7 @@ pub const FORMAT_VERSION: u32 = 1;
 /// What makes two starts alike (design decision 5). Its path in the store is [`Key::path`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Key {
-    /// Who may share the snapshot: by default the containerd namespace.
+    /// Who may share the snapshot: by default the containerd namespace, and in Kubernetes the pod's namespace in it.
     pub scope: String,
     /// Operating system and architecture, as in `linux-amd64`.
     pub platform: String,
@@ -22,9 +22,8 @@ pub struct Key {
     pub fingerprint: Digest,
 }
 
-/// What the store holds under a key: the snapshots that can stand in for one start, best written last.
-///
-/// Format 1 writes one variant; a reader must cope with several (one per CPU class, for example).
+/// What the store holds under a key: the snapshots that can stand in for one start, one for each class of machines
+/// ([`crate::matching::same_class`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyDocument {
     /// [`FORMAT_VERSION`] of the writer.
@@ -113,6 +112,20 @@ pub struct DonorFacts {
     pub established_tcp: u32,
     /// How long the application stood still, in milliseconds.
     pub freeze_ms: u64,
+    /// Variables of the environment that are not part of the key: a restored process has the donor's values of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stale_env: Vec<String>,
+    /// Those of the spec's masked paths that existed. Each is a mount in the images, and needs a place to go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masked_paths: Vec<String>,
+}
+
+impl Manifest {
+    /// Memory of the processes in bytes.
+    pub fn memory(&self) -> u64 {
+        let files = self.blobs.pages.files.iter();
+        files.map(|file| file.size).fold(0, u64::saturating_add)
+    }
 }
 
 /// The blobs of a snapshot. All are zstd-compressed and named by the digest of the compressed bytes.

@@ -23,9 +23,9 @@ pub const MAX_META: u64 = 256 << 20;
 pub const MAX_ROOTFS: u64 = 64 << 30;
 
 /// Most bytes of a name or a version in the facts.
-const MAX_NAME: usize = 1024;
-/// Most CPU features and most addresses.
-const MAX_LIST: usize = 4096;
+pub const MAX_NAME: usize = 1024;
+/// Most items of a list in the facts, such as CPU features or addresses.
+pub const MAX_LIST: usize = 4096;
 
 /// Which rule of the format a manifest breaks.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -165,6 +165,14 @@ impl Manifest {
         }
         if self.donor.addresses.len() > MAX_LIST {
             return Err(ManifestError::Name("list of addresses"));
+        }
+        for (what, names) in [
+            ("variable", &self.donor.stale_env),
+            ("masked path", &self.donor.masked_paths),
+        ] {
+            if names.len() > MAX_LIST || names.iter().any(|name| name.len() > MAX_NAME) {
+                return Err(ManifestError::Name(what));
+            }
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 use thaw_snapshot::Fingerprint;
-use thaw_snapshot::fingerprint::{Facts, diff, env};
+use thaw_snapshot::fingerprint::{Facts, VERSION, diff, env, stale_env};
 
 /// A spec as containerd writes it, cut down to what matters here.
 fn base() -> Value {
@@ -32,7 +32,7 @@ fn base() -> Value {
             "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
             "noNewPrivileges": true,
             "apparmorProfile": "cri-containerd.apparmor.d",
-            "selinuxLabel": "system_u:system_r:container_t:s0",
+            "selinuxLabel": "system_u:system_r:container_t:s0:c1,c2",
             "oomScoreAdj": 100,
         },
         "mounts": [
@@ -48,7 +48,12 @@ fn base() -> Value {
             "maskedPaths": ["/proc/kcore", "/proc/keys"],
             "readonlyPaths": ["/proc/sys"],
         },
-        "annotations": {"io.kubernetes.cri.sandbox-id": "abc"},
+        "annotations": {
+            "io.kubernetes.cri.sandbox-id": "abc",
+            "io.kubernetes.cri.sandbox-name": "web-7f9c",
+            "io.kubernetes.cri.sandbox-uid": "5f0e",
+            "io.kubernetes.cri.container-name": "app",
+        },
     })
 }
 
@@ -91,7 +96,8 @@ const COUNTS: &str = r#"
 /process/noNewPrivileges | false | process.noNewPrivileges
 /process/rlimits/0/soft | 1 | process.rlimits.RLIMIT_NOFILE
 /process/apparmorProfile | "other" | process.apparmorProfile
-/process/selinuxLabel | "other" | process.selinuxLabel
+/process/selinuxLabel | "other" | process.selinuxType
+/process/selinuxLabel | "system_u:system_r:spc_t:s0:c1,c2" | process.selinuxType
 /process/oomScoreAdj | 1 | process.oomScoreAdj
 /process/env/1 | "MODE=test" | env.MODE
 /process/env/1 | "MODES=production" | env.MODE
@@ -114,6 +120,8 @@ const COUNTS: &str = r#"
 /mounts/1/options | ["rbind", "rshared", "rw"] | mounts./data
 /mounts/1/options | ["rbind", "rprivate", "rw", "nosuid"] | mounts./data
 /mounts/0/type | "tmpfs" | mounts./proc
+/annotations | {"io.kubernetes.cri.container-name": "other"} | container
+/annotations | {} | container
 "#;
 
 /// Place in the spec, its new value.
@@ -130,7 +138,8 @@ const IDENTITY: &str = r#"
 /linux/namespaces/1/path | "/run/netns/x"
 /mounts/1/source | "/var/lib/volumes/2"
 /mounts/1/options | ["rw", "rprivate", "rbind"]
-/annotations | {}
+/process/selinuxLabel | "system_u:system_r:container_t:s0:c3,c4"
+/annotations | {"io.kubernetes.cri.container-name": "app", "some": "thing"}
 /hooks | {"createRuntime": [{"path": "/bin/x"}]}
 /root/path | "/elsewhere"
 /linux/maskedPaths | ["/proc/keys", "/proc/kcore"]
@@ -164,7 +173,11 @@ fn every_field_counts() {
 #[test]
 fn standard_input_counts() {
     let spec: Spec = serde_json::from_value(base()).unwrap();
-    let fed = Fingerprint::of(&spec, Facts { stdin: true }, "default");
+    let facts = Facts {
+        stdin: true,
+        ..Facts::default()
+    };
+    let fed = Fingerprint::of(&spec, facts, "default");
     assert_ne!(fed.digest(), take(&base()).digest());
 }
 
@@ -208,9 +221,82 @@ fn an_application_s_own_ports_count() {
         "APP_SERVICE_PORT",
         "APP_PORT_1_TCP",
     ] {
-        let env = vec![format!("{name}=1"), "REDIS_PORT=tcp://10.0.0.9:1".to_owned()];
-        assert_eq!(env::identity(&env), Vec::<&str>::new(), "{name}");
+        let all = [(name, "1"), ("REDIS_PORT", "tcp://10.0.0.9:1")].into();
+        assert!(!env::is_identity(name, &all), "{name}");
     }
+}
+
+/// The base with one more variable, in a pod of these names.
+fn in_pod(variable: &str, name: &str, uid: &str, sandbox: &str) -> Spec {
+    let mut spec = base();
+    spec["process"]["env"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!(variable));
+    spec["annotations"]["io.kubernetes.cri.sandbox-name"] = json!(name);
+    spec["annotations"]["io.kubernetes.cri.sandbox-uid"] = json!(uid);
+    spec["annotations"]["io.kubernetes.cri.sandbox-id"] = json!(sandbox);
+    serde_json::from_value(spec).unwrap()
+}
+
+#[test]
+fn a_value_that_names_the_pod_is_identity() {
+    let addresses = ["10.1.0.7".parse().unwrap(), "fd00::7".parse().unwrap()];
+    let facts = Facts {
+        addresses: &addresses,
+        ..Facts::default()
+    };
+    let digest = |variable: &str, name: &str| {
+        let spec = in_pod(variable, name, &format!("uid-{name}"), &format!("box-{name}"));
+        Fingerprint::of(&spec, facts, "k8s.io/shop").digest()
+    };
+    for value in ["NAME", "uid-NAME", "box-NAME"] {
+        let one = digest(&format!("X={}", value.replace("NAME", "a")), "a");
+        let other = digest(&format!("X={}", value.replace("NAME", "b")), "b");
+        assert_eq!(one, other, "{value}");
+        // The pod of another name does not make it its own.
+        let stranger = digest(&format!("X={}", value.replace("NAME", "a")), "b");
+        assert_ne!(one, stranger, "{value}");
+    }
+    assert_ne!(
+        digest("X=a", "a"),
+        digest("Y=a", "a"),
+        "the variable's name counts"
+    );
+    assert_ne!(
+        digest("X=a", "a"),
+        digest("X=uid-a", "a"),
+        "so does what of the pod it is"
+    );
+    assert_eq!(digest("X=10.1.0.7", "a"), digest("X=10.1.0.7,fd00::7", "a"));
+    assert_ne!(digest("X=10.1.0.7", "a"), digest("X=10.1.0.8", "a"));
+    let spec = in_pod("X=10.1.0.7", "a", "u", "s");
+    let stale = [
+        "HOSTNAME",
+        "REDIS_PORT",
+        "REDIS_PORT_6379_TCP",
+        "REDIS_PORT_6379_TCP_ADDR",
+    ];
+    let found = stale_env(&spec, facts);
+    assert_eq!(found[..4], stale);
+    assert_eq!(found.last().map(String::as_str), Some("X"));
+}
+
+#[test]
+fn ignored_variables_do_not_count_and_are_stale() {
+    let ignored = ["MODE".to_owned(), "NOT_THERE".to_owned()];
+    let facts = Facts {
+        ignore_env: &ignored,
+        ..Facts::default()
+    };
+    let of = |value: Value, facts| {
+        let spec: Spec = serde_json::from_value(changed("/process/env/1", value)).unwrap();
+        (Fingerprint::of(&spec, facts, "default"), stale_env(&spec, facts))
+    };
+    let (one, stale) = of(json!("MODE=production"), facts);
+    assert!(stale.contains(&"MODE".to_owned()) && !stale.contains(&"NOT_THERE".to_owned()));
+    assert_eq!(one.digest(), of(json!("MODE=test"), facts).0.digest());
+    assert_ne!(one.digest(), of(json!("MODE=test"), Facts::default()).0.digest());
 }
 
 #[test]
@@ -228,11 +314,11 @@ fn values_of_the_environment_are_not_to_be_read() {
 #[test]
 fn the_document_is_versioned_and_stable() {
     let fingerprint = take(&base());
-    assert_eq!(fingerprint.document()["version"], json!(1));
+    assert_eq!(fingerprint.document()["version"], json!(VERSION));
     // If this changes, so do all keys: raise VERSION and say so in docs/format.md.
     assert_eq!(
         fingerprint.digest().to_string(),
-        "sha256:53fb448831581f805025a62fc6c328e6132fa23a8dc59c9a3060895c2640da17"
+        "sha256:9ac4ffc92b5843365b557fe7a67c00a33246b78b4404bcf1c43f9f0be9c5bd8b"
     );
 }
 

@@ -97,6 +97,8 @@ impl Boot {
             work_path: work.clone(),
             pid_file: request.bundle.join(PID_FILE),
             console_socket: streams.console_socket().map(Path::to_owned),
+            lsm_profile: None,
+            lsm_mount_context: None,
             tcp_established: false,
             criu_config,
         };

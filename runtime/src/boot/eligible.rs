@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use thaw_config::{Policy, SnapshotPolicy};
+use thaw_config::{PersistentMounts, Policy, SnapshotPolicy};
+use thaw_snapshot::fingerprint::{annotation, cri};
 
 use super::{Boot, Ineligible, Reason, Request, Rootfs, hooks};
+use crate::identify::{self, Kubernetes};
 use crate::key::{Bundle, read_bundle};
 use crate::rootfs;
 use crate::timeline::Timeline;
 
-/// Set by CRI on every container of a pod.
-const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+mod devices;
+mod mounts;
 
 /// A container that may be restored.
 #[derive(Debug)]
@@ -66,7 +68,7 @@ pub(super) fn check(
     let none = HashMap::new();
     let annotations = bundle.spec.annotations().as_ref().unwrap_or(&none);
     if annotations
-        .get(CONTAINER_TYPE)
+        .get(cri::CONTAINER_TYPE)
         .is_some_and(|kind| kind == "sandbox")
     {
         // Also where the node requires snapshots: there is none of a pause container, and no pod without one.
@@ -81,7 +83,7 @@ pub(super) fn check(
     if let Some(mistake) = &boot.mistake {
         return Err(refuse(required, Reason::Config(Arc::clone(mistake))));
     }
-    let upper = check_namespaces(&bundle.spec)
+    let upper = check_spec(&bundle.spec, &policy)
         .and_then(|()| check_hooks(&bundle))
         .and_then(|()| fresh_upper(rootfs))
         .map_err(|kind| refuse(required, Reason::Ineligible(kind)))?;
@@ -92,8 +94,47 @@ pub(super) fn check(
     })
 }
 
+/// May a container with this spec be restored?
+pub(crate) fn check_spec(spec: &Spec, policy: &Policy) -> Result<(), Ineligible> {
+    check_namespaces(spec)?;
+    check_pod(spec)?;
+    devices::check(spec)?;
+    if policy.persistent_mounts == PersistentMounts::Refuse {
+        mounts::check(spec)?;
+    }
+    Ok(())
+}
+
+/// What the annotations say of a container of a pod. Whether the kubelet's own are among them depends on the
+/// configuration of containerd; see [`check_kubernetes`].
+fn check_pod(spec: &Spec) -> Result<(), Ineligible> {
+    check_kind(annotation(spec, identify::CONTAINER_TYPE))?;
+    if annotation(spec, cri::CONTAINER_TYPE).is_some() && annotation(spec, cri::SANDBOX_NAMESPACE).is_none() {
+        let annotation = cri::SANDBOX_NAMESPACE;
+        return Err(Ineligible::ScopeUnknown { annotation });
+    }
+    Ok(())
+}
+
+/// What the kubelet has told CRI.
+pub(super) fn check_kubernetes(known: &Kubernetes) -> Result<(), Ineligible> {
+    check_kind(known.kind.as_deref())?;
+    match known.attempt {
+        0 => Ok(()),
+        attempt => Err(Ineligible::RestartAttempt { attempt }),
+    }
+}
+
+fn check_kind(kind: Option<&str>) -> Result<(), Ineligible> {
+    match kind.map(str::to_ascii_lowercase).as_deref() {
+        Some("init" | "init_container") => Err(Ineligible::InitContainer),
+        Some("ephemeral" | "ephemeral_container") => Err(Ineligible::EphemeralContainer),
+        _ => Ok(()),
+    }
+}
+
 /// Are its namespaces of the kinds that a restore can make or join?
-pub(crate) fn check_namespaces(spec: &Spec) -> Result<(), Ineligible> {
+fn check_namespaces(spec: &Spec) -> Result<(), Ineligible> {
     match namespace(spec, LinuxNamespaceType::Pid) {
         Some(None) => {}
         _ => return Err(Ineligible::PidNamespace),

@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use thaw_config::Policy;
-use thaw_snapshot::matching::choose;
-use thaw_snapshot::{HostFacts, Key, KeyDocument, Manifest};
+use oci_spec::runtime::Spec;
+use thaw_config::{NodeConfig, Policy};
+use thaw_snapshot::matching::{Place, choose};
+use thaw_snapshot::{Digest, HostFacts, Key, KeyDocument, Manifest};
 use thaw_store::StoreOptions;
 
 use super::ask::Asked;
-use super::eligible::Eligible;
+use super::eligible::{Eligible, check_kubernetes};
 use super::{Boot, Reason, Request};
-use crate::key::{Bundle, key_of};
+use crate::key::{Bundle, SHARED, Start};
 use crate::quarantine::Quarantine;
 use crate::timeline::Timeline;
 
@@ -37,19 +38,26 @@ pub(super) async fn find(
         upper,
     } = eligible;
     let deadlines = &boot.config.deadlines;
-    let asked = boot.images.image_of(&request.namespace, &request.id);
+    let asked = boot.images.identify(&request.namespace, &request.id);
     timeline.stage("identify");
     let asked = within("identify", deadlines.identify, asked).await?;
-    let image = asked.map_err(Reason::Identify)?;
-    let key = key_of(&request.namespace, &image, &bundle.spec, request.stdin);
-    timeline.key = Some(key.path());
+    let known = asked.map_err(Reason::Identify)?;
+    if let Some(known) = &known.kubernetes {
+        check_kubernetes(known).map_err(Reason::Ineligible)?;
+    }
+    let start = Start::new(
+        &request.namespace,
+        &bundle.spec,
+        request.stdin,
+        &policy.ignore_env,
+    );
+    let keys = keys(&start, known.image.config, &boot.config);
 
+    timeline.key = keys.first().map(Key::path);
     timeline.stage("lookup");
     let store = Asked::open(boot, &policy)?;
-    let document = store.document(boot, &key).await?;
-    timeline.stage("host");
-    let host = host_facts(boot).await?;
-    let manifest = best(&document, &key, &host)?;
+    let limit = memory_limit(&bundle.spec);
+    let manifest = first(boot, &store, keys, limit, timeline).await?;
     let id = manifest.id();
     timeline.snapshot = Some(id.to_string());
     if let Some(inmate) = Quarantine::new(&boot.config).check(&id) {
@@ -62,6 +70,75 @@ pub(super) async fn find(
         policy,
         upper,
     })
+}
+
+/// Where to look, in this order: the start's own scope, and what was published for everybody where the node allows it.
+pub(crate) fn keys(start: &Start<'_>, config: Digest, node: &NodeConfig) -> Vec<Key> {
+    let mut keys = vec![start.key(start.scope(), config)];
+    if node.shared_scope {
+        keys.push(start.key(SHARED.to_owned(), config));
+    }
+    keys
+}
+
+/// The snapshot under the first key that has a fitting one. When none has, the reason is that of the first key that has
+/// any.
+async fn first(
+    boot: &Boot,
+    store: &Asked,
+    keys: Vec<Key>,
+    limit: Option<u64>,
+    timeline: &mut Timeline,
+) -> Result<Manifest, Reason> {
+    let mut reason = None;
+    for (number, key) in keys.into_iter().enumerate() {
+        if number > 0 {
+            timeline.stage("lookup");
+        }
+        let document = match store.document(boot, &key).await {
+            Err(miss @ (Reason::Miss | Reason::MissKnown { .. })) => {
+                reason.get_or_insert(miss);
+                continue;
+            }
+            document => document?,
+        };
+        timeline.stage("host");
+        let host = host_facts(boot).await?;
+        match best(&document, &key, place(&host, limit)) {
+            Ok(manifest) => {
+                timeline.key = Some(key.path());
+                return Ok(manifest);
+            }
+            Err(why) if !matches!(reason, Some(Reason::Mismatch(_))) => reason = Some(why),
+            Err(_) => {}
+        }
+    }
+    Err(reason.unwrap_or(Reason::Miss))
+}
+
+/// This machine, and a container with this limit.
+pub(crate) fn place(host: &HostFacts, memory_limit: Option<u64>) -> Place<'_> {
+    Place {
+        host,
+        memory_limit,
+        exists: |path| std::path::Path::new(path).exists(),
+    }
+}
+
+/// Bytes of memory that the container may have. A limit below zero is none (`man 5 cgroups`, OCI runtime spec,
+/// "Memory"); with cgroup v2 it may be given by the name of the kernel's file too.
+pub(crate) fn memory_limit(spec: &Spec) -> Option<u64> {
+    let resources = spec.linux().as_ref()?.resources().as_ref()?;
+    let memory = resources.memory().as_ref().and_then(|memory| memory.limit());
+    let memory = memory
+        .and_then(|limit| u64::try_from(limit).ok())
+        .filter(|limit| *limit > 0);
+    let unified = resources
+        .unified()
+        .as_ref()
+        .and_then(|files| files.get("memory.max"));
+    let unified = unified.and_then(|limit| limit.trim().parse().ok());
+    memory.into_iter().chain(unified).min()
 }
 
 async fn within<T>(step: &'static str, limit: Duration, work: impl Future<Output = T>) -> Result<T, Reason> {
@@ -89,8 +166,8 @@ async fn host_facts(boot: &Boot) -> Result<HostFacts, Reason> {
     learned.map_err(Reason::Host)
 }
 
-fn best(document: &KeyDocument, key: &Key, host: &HostFacts) -> Result<Manifest, Reason> {
-    match choose(document, key, host) {
+fn best(document: &KeyDocument, key: &Key, place: Place<'_>) -> Result<Manifest, Reason> {
+    match choose(document, key, place) {
         Ok(manifest) => Ok(manifest.clone()),
         // The first is that of the best candidate; a document without variants has none.
         Err(mut mismatches) if !mismatches.is_empty() => Err(Reason::Mismatch(mismatches.swap_remove(0))),

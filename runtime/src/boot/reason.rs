@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use thaw_config::{ConfigError, PolicyError};
+use thaw_config::{ANNOTATION_MOUNTS, ConfigError, PolicyError};
 use thaw_criu::pagemap::PagemapError;
 use thaw_criu::{CheckError, EditError, ReadError};
 use thaw_runc::RuncError;
@@ -80,8 +80,8 @@ pub enum Reason {
         .0.failures, .0.reason, .0.detail, .0.left().unwrap_or_default().as_secs()
     )]
     Quarantined(Box<Inmate>),
-    /// The snapshots under the key don't fit this host.
-    #[error("no snapshot fits this host")]
+    /// The snapshots under the key don't fit this host, or the container's limits.
+    #[error("no snapshot fits here")]
     Mismatch(#[source] Mismatch),
     /// CRIU or runc is not there.
     #[error("learn what this host offers")]
@@ -175,6 +175,40 @@ pub enum Ineligible {
     /// The sandbox of a pod.
     #[error("it is the sandbox of a pod")]
     Sandbox,
+    /// An init container of a pod: it is to do its work again in each pod.
+    #[error("it is an init container")]
+    InitContainer,
+    /// A debug container of a pod.
+    #[error("it is an ephemeral container")]
+    EphemeralContainer,
+    /// The kubelet starts it again in its pod: it may be the restored process that has failed, and the pod's volumes
+    /// hold what the run before has left.
+    #[error("it was started {attempt} times before in its pod")]
+    RestartAttempt {
+        /// The kubelet's count, from 0.
+        attempt: u64,
+    },
+    /// A container of a pod whose namespace is not known: it must not share with all pods.
+    #[error("its pod's namespace is not known (annotation {annotation})")]
+    ScopeUnknown {
+        /// The annotation that should name it.
+        annotation: &'static str,
+    },
+    /// It may use every device of the host.
+    #[error("it is privileged")]
+    Privileged,
+    /// It has devices whose state no snapshot holds.
+    #[error("it has the device {device}")]
+    Devices {
+        /// The path, or type and numbers of the rule that allows it.
+        device: String,
+    },
+    /// It can write to storage that outlives it.
+    #[error("it can write to {destination}, which outlives it ({ANNOTATION_MOUNTS}=allow lifts this)")]
+    PersistentMount {
+        /// The mount.
+        destination: String,
+    },
     /// It shares the pids of others, which may be taken.
     #[error("it joins a pid namespace, or has none of its own")]
     PidNamespace,
@@ -217,6 +251,7 @@ impl Reason {
             Self::Miss | Self::MissKnown { .. } => "no_snapshot",
             Self::StoreResting { .. } | Self::StoreWakes { .. } => "store_resting",
             Self::Quarantined(_) => "quarantined",
+            Self::Mismatch(Mismatch::Memory { .. }) => "memory_limit",
             Self::Mismatch(_) => "host_mismatch",
             Self::Host(_) => "host_unfit",
             Self::Deadline { step: "identify", .. } => "identify_timeout",
@@ -251,6 +286,13 @@ impl Ineligible {
     fn code(&self) -> &'static str {
         match self {
             Self::Sandbox => "sandbox",
+            Self::InitContainer => "init_container",
+            Self::EphemeralContainer => "ephemeral_container",
+            Self::RestartAttempt { .. } => "restart_attempt",
+            Self::ScopeUnknown { .. } => "scope_unknown",
+            Self::Privileged => "privileged",
+            Self::Devices { .. } => "devices",
+            Self::PersistentMount { .. } => "persistent_mount",
             Self::PidNamespace => "pid_namespace",
             Self::UserNamespace => "user_namespace",
             Self::HostNetwork => "host_network",

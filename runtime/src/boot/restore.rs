@@ -181,6 +181,8 @@ async fn restore(
         work_path: prepared.work.clone(),
         pid_file: request.bundle.join(PID_FILE),
         console_socket: streams.console_socket().map(Path::to_owned),
+        lsm_profile: prepared.labels.process.clone(),
+        lsm_mount_context: prepared.labels.mount.clone(),
         tcp_established: prepared.tcp_established,
         criu_config: prepared.criu_config.clone(),
     };

@@ -13,6 +13,7 @@ use thaw_config::TcpMode;
 use thaw_criu::{Images, files, ids, inventory, netns, sockets, uts};
 
 use super::eligible::{Network, namespace, network_of};
+use super::labels::Labels;
 use super::verify::Verified;
 use super::{Boot, Reason, Request, bundle};
 use crate::key::Bundle;
@@ -35,6 +36,8 @@ pub(super) struct Prepared {
     pub(super) criu_config: PathBuf,
     /// Established TCP connections are restored.
     pub(super) tcp_established: bool,
+    /// The labels of the live spec: those in the images are the donor's.
+    pub(super) labels: Labels,
     /// The network namespace to join, if it is not a new one.
     pub(super) joined: Option<PathBuf>,
     /// Limits to set afterwards, as JSON for `runc update`; the restore itself runs without them.
@@ -114,6 +117,7 @@ fn prepare(
             Network::Joined(path) => Some(path),
             Network::New | Network::Host => None,
         },
+        labels: Labels::of(&read.spec),
         limits: edited.limits,
         stopped,
         rootfs: entry.rootfs(),

@@ -96,11 +96,13 @@ fn criu_options(donor: &Donor, script: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::os::unix::fs::symlink;
     use std::path::PathBuf;
 
     use serde_json::json;
     use tempfile::TempDir;
+    use thaw_config::{NodeConfig, Policy};
     use thaw_runc::PlainSpawner;
 
     use super::*;
@@ -127,6 +129,7 @@ mod tests {
                 json,
             },
             runc: Runc::new(root.join("runc"), root, Arc::new(PlainSpawner)),
+            policy: Policy::resolve(&NodeConfig::default(), &HashMap::new()).unwrap(),
             upper: root.to_owned(),
             hostname: String::new(),
             addresses: Vec::new(),
@@ -148,6 +151,7 @@ mod tests {
         let request = Request {
             namespace: "default".to_owned(),
             id: "clone".to_owned(),
+            shared: false,
             stop: false,
             helper: PathBuf::new(),
         };

@@ -4,12 +4,12 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use thaw_config::NodeConfig;
+use thaw_config::{NodeConfig, Policy};
 use thaw_runc::{Runc, Status};
 use thaw_snapshot::HostFacts;
 
 use super::{CaptureError, Request, runc_of};
-use crate::boot::{Ineligible, Network, check_namespaces, network_of};
+use crate::boot::{Ineligible, Network, check_spec, network_of};
 use crate::host;
 use crate::key::{Bundle, read_bundle};
 use crate::network;
@@ -26,6 +26,8 @@ pub(super) struct Donor {
     pub(super) container: Container,
     pub(super) bundle: Bundle,
     pub(super) runc: Runc,
+    /// What its annotations and the node come to.
+    pub(super) policy: Policy,
     /// Upper directory of its root filesystem.
     pub(super) upper: PathBuf,
     pub(super) hostname: String,
@@ -51,7 +53,9 @@ pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Dono
         });
     }
     let bundle = read_bundle(&container.bundle).map_err(CaptureError::Spec)?;
-    check_namespaces(&bundle.spec).map_err(CaptureError::Useless)?;
+    let annotations = bundle.spec.annotations().clone().unwrap_or_default();
+    let policy = Policy::resolve(config, &annotations).map_err(CaptureError::Annotation)?;
+    check_spec(&bundle.spec, &policy).map_err(CaptureError::Useless)?;
     let upper = upper_of(&container.bundle, &bundle).ok_or(CaptureError::Useless(Ineligible::RootfsKind))?;
     let pid = state.pid;
     let namespace = |kind: &str| PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
@@ -69,6 +73,7 @@ pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Dono
         container,
         bundle,
         runc,
+        policy,
         upper,
     })
 }

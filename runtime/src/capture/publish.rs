@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use oci_spec::runtime::Spec;
 use thaw_config::NodeConfig;
-use thaw_snapshot::{DonorFacts, FORMAT_VERSION, HostFacts, ImageFacts, Manifest};
+use thaw_snapshot::{DonorFacts, FORMAT_VERSION, HostFacts, ImageFacts, MAX_LIST, MAX_NAME, Manifest};
 use thaw_store::{Cache, Packed, PutMode, Store};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -11,13 +12,14 @@ use time::format_description::well_known::Rfc3339;
 use super::find::Donor;
 use super::read::Checked;
 use super::{CaptureError, Progress};
-use crate::key::{fingerprint_of, key_of};
+use crate::key::{SHARED, Start};
 use crate::misses::note_published;
 
 /// Everything that the manifest says beside the blobs.
 #[derive(Debug)]
 pub(super) struct About<'a> {
     pub(super) namespace: &'a str,
+    pub(super) shared: bool,
     pub(super) donor: &'a Donor,
     pub(super) image: ImageFacts,
     pub(super) host: HostFacts,
@@ -54,11 +56,17 @@ pub(super) async fn publish(
 ) -> Result<Manifest, CaptureError> {
     let donor = about.donor;
     let (spec, stdin) = (&donor.bundle.spec, donor.container.stdin);
+    let start = Start::new(about.namespace, spec, stdin, &donor.policy.ignore_env);
+    let scope = if about.shared {
+        SHARED.to_owned()
+    } else {
+        start.scope()
+    };
     let manifest = Manifest {
         format: FORMAT_VERSION,
         created: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
-        key: key_of(about.namespace, &about.image, spec, stdin),
-        fingerprint: fingerprint_of(about.namespace, spec, stdin).document().clone(),
+        fingerprint: start.fingerprint(&scope).document().clone(),
+        key: start.key(scope, about.image.config),
         image: about.image,
         host: about.host,
         donor: DonorFacts {
@@ -73,6 +81,8 @@ pub(super) async fn publish(
             addresses: donor.addresses.clone(),
             established_tcp: checked.established,
             freeze_ms: u64::try_from(checked.frozen.as_millis()).unwrap_or(u64::MAX),
+            stale_env: start.stale_env(),
+            masked_paths: masked_paths(spec),
         },
         blobs: packed.blobs.clone(),
     };
@@ -82,6 +92,26 @@ pub(super) async fn publish(
         source: Box::new(source),
     })?;
     Ok(manifest)
+}
+
+/// The masked paths that exist. Those of the kernel's own file systems are the same in every container; others are of
+/// the image, and so of the clone too.
+fn masked_paths(spec: &Spec) -> Vec<String> {
+    let masked = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.masked_paths().as_deref());
+    let of_kernel = |path: &&String| path.starts_with("/proc/") || path.starts_with("/sys/");
+    let mut found: Vec<String> = masked
+        .unwrap_or_default()
+        .iter()
+        .filter(of_kernel)
+        .filter(|path| path.len() <= MAX_NAME && std::path::Path::new(path).exists())
+        .cloned()
+        .collect();
+    found.sort_unstable();
+    found.truncate(MAX_LIST);
+    found
 }
 
 /// Reads the snapshot back from the store into the cache: the next start on this node finds it there, and the store

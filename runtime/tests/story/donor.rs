@@ -75,7 +75,7 @@ impl Donor {
             .unwrap();
         host.cpu.features.extend(self.rare_feature.map(str::to_owned));
         let spec = serde_json::from_value(world.spec.clone()).unwrap();
-        let fingerprint = Fingerprint::of(&spec, Facts { stdin: false }, "default");
+        let fingerprint = Fingerprint::of(&spec, Facts::default(), "default");
         let image = image();
         Manifest {
             format: FORMAT_VERSION,
@@ -99,6 +99,8 @@ impl Donor {
                 addresses: Vec::new(),
                 established_tcp: 0,
                 freeze_ms: 1,
+                stale_env: Vec::new(),
+                masked_paths: Vec::new(),
             },
             blobs,
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use thaw_config::{NodeConfig, SnapshotPolicy};
+use thaw_runtime::identify::Kubernetes;
 use thaw_runtime::quarantine::{Blame, Quarantine};
 use thaw_snapshot::{Digest, KeyDocument};
 use thaw_store::Cache;
@@ -42,7 +43,7 @@ const fn at_clone(code: &'static str, clone: fn(&mut World)) -> Story {
 }
 
 /// All but `internal`, which says that a thread of ours panicked.
-pub(crate) const STORIES: [Story; 39] = [
+pub(crate) const STORIES: &[Story] = &[
     at_clone("policy_never", |world| {
         world.config.policy = SnapshotPolicy::Never
     }),
@@ -56,6 +57,41 @@ pub(crate) const STORIES: [Story; 39] = [
     }),
     at_clone("annotation_invalid", |world| {
         world.annotate("thaw.dev/tcp", "perhaps")
+    }),
+    at_clone("init_container", |world| {
+        world.annotate("io.kubernetes.container.type", "init")
+    }),
+    at_clone("init_container", |world| {
+        let kind = Some("init".to_owned());
+        world.images = Arc::new(Images::OfKubelet(Kubernetes { attempt: 0, kind }));
+    }),
+    at_clone("ephemeral_container", |world| {
+        world.annotate("io.kubernetes.container.type", "ephemeral")
+    }),
+    at_clone("restart_attempt", |world| {
+        world.images = Arc::new(Images::OfKubelet(Kubernetes {
+            attempt: 1,
+            kind: None,
+        }));
+    }),
+    at_clone("scope_unknown", |world| {
+        world.annotate("io.kubernetes.cri.container-type", "container")
+    }),
+    at_clone("privileged", |world| {
+        world.spec["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}])
+    }),
+    at_clone("devices", |world| {
+        world.spec["linux"]["devices"] =
+            json!([{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}])
+    }),
+    at_clone("persistent_mount", |world| {
+        let data =
+            json!({"destination": "/data", "type": "bind", "source": "/srv", "options": ["rbind", "rw"]});
+        world.spec["mounts"] = json!([data]);
+    }),
+    at_clone("memory_limit", |world| {
+        // The fixture has 139264 bytes of pages.
+        world.spec["linux"]["resources"]["memory"]["limit"] = json!(139_264);
     }),
     at_clone("pid_namespace", |world| {
         namespaces(world).retain(|namespace| namespace["type"] != "pid")

@@ -19,8 +19,7 @@ use tempfile::TempDir;
 use thaw_config::{ConfigError, NodeConfig};
 use thaw_runc::{Exit, PlainSpawner, Runc, Spawner};
 use thaw_runtime::boot::{Boot, CreateError, Created, Request, Rootfs, Streams};
-use thaw_runtime::identify::{Identify, IdentifyError};
-use thaw_snapshot::ImageFacts;
+use thaw_runtime::identify::{Identified, Identify, IdentifyError, Kubernetes};
 
 use super::donor;
 
@@ -249,6 +248,8 @@ impl Spawner for Unprivileged {
 pub(crate) enum Images {
     /// It is the donor's.
     Known,
+    /// It is the donor's, and the kubelet has said this.
+    OfKubelet(Kubernetes),
     /// The container has none.
     None,
     /// Its name is gone.
@@ -261,9 +262,16 @@ pub(crate) enum Images {
 
 #[async_trait]
 impl Identify for Images {
-    async fn image_of(&self, namespace: &str, _id: &str) -> Result<ImageFacts, IdentifyError> {
+    async fn identify(&self, namespace: &str, _id: &str) -> Result<Identified, IdentifyError> {
         match self {
-            Self::Known => Ok(donor::image()),
+            Self::Known => Ok(Identified {
+                image: donor::image(),
+                kubernetes: None,
+            }),
+            Self::OfKubelet(kubernetes) => Ok(Identified {
+                image: donor::image(),
+                kubernetes: Some(kubernetes.clone()),
+            }),
             Self::None => Err(IdentifyError::NoImage),
             Self::Gone => Err(IdentifyError::ImageGone {
                 name: "example.com/app:1".to_owned(),

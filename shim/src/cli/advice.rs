@@ -2,6 +2,42 @@
 
 /// Advice for the reason code, when there is something to do.
 pub(super) fn of(reason: &str) -> Option<&'static str> {
+    about_the_container(reason).or_else(|| about_the_node(reason))
+}
+
+/// Where the container is not of a kind that is restored here.
+fn about_the_container(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "pid_namespace" => {
+            "give the container a pid namespace of its own (no --pid host, no shareProcessNamespace)"
+        }
+        "scope_unknown" => {
+            "start it through a CRI that names the pod's namespace: containerd 1.6 or newer does"
+        }
+        "restart_attempt" => "nothing: it starts cold until its pod is replaced",
+        "privileged" | "devices" => "give it no devices of the host: what they hold is in no snapshot",
+        "persistent_mount" => {
+            "mount it read-only; or, if the application copes with newer files than its memory knows, annotate the \
+             container with thaw.dev/persistent-mounts=allow"
+        }
+        "memory_limit" => {
+            "raise the container's memory limit, or capture a container that uses less; `thaw inspect` shows how much"
+        }
+        "host_network" => "give the container a network of its own",
+        "hooks_unsupported" => {
+            "leave out the hooks, or turn them into createRuntime hooks; those of createRuntime, prestart and poststop \
+             are run for restored containers too"
+        }
+        "rootfs_changed" => {
+            "nothing: a restarted container goes on with its own files, only a new one is restored"
+        }
+        "rootfs_unsupported" => "use the overlayfs snapshotter, or Docker's overlay2 storage driver",
+        _ => return None,
+    })
+}
+
+/// Where a snapshot, the store or the node is not as it should be.
+fn about_the_node(reason: &str) -> Option<&'static str> {
     Some(match reason {
         "policy_never" => {
             "change `policy` in /etc/thaw/config.toml or the annotation thaw.dev/snapshot-policy"
@@ -43,18 +79,6 @@ pub(super) fn of(reason: &str) -> Option<&'static str> {
         "rootfs_mount_failed" => "look at the kernel's log for the overlay",
         "restore_failed" => "CRIU's first error is named above; what it can't restore here, capture here",
         "restore_timeout" => "raise deadlines.restore if the machine is slow, else report it with the log",
-        "pid_namespace" => {
-            "give the container a pid namespace of its own (no --pid host, no shareProcessNamespace)"
-        }
-        "host_network" => "give the container a network of its own",
-        "hooks_unsupported" => {
-            "leave out the hooks, or turn them into createRuntime hooks; those of createRuntime, prestart and poststop \
-             are run for restored containers too"
-        }
-        "rootfs_changed" => {
-            "nothing: a restarted container goes on with its own files, only a new one is restored"
-        }
-        "rootfs_unsupported" => "use the overlayfs snapshotter, or Docker's overlay2 storage driver",
         "internal" => "look at the log, and report it",
         _ => return None,
     })

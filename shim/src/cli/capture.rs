@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Write};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use thaw_runtime::capture::{self, Cancel, CaptureError, Captured, Progress, Step};
@@ -24,9 +24,21 @@ pub(super) struct Capture {
     /// End the container with the snapshot, instead of letting it run on
     #[arg(long)]
     stop: bool,
+    /// Who may be restored from it. `shared` is for everybody: publish nothing so that holds a secret
+    #[arg(long, value_enum, default_value_t = Scope::Own)]
+    scope: Scope,
     /// Its id, the name that its client gave it, or the start of its id; in pods also POD/CONTAINER. It must run under
     /// io.containerd.thaw.v1
     container: String,
+}
+
+/// Who may be restored from a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Scope {
+    /// Containers of the same containerd namespace, in Kubernetes of the same namespace of pods
+    Own,
+    /// Those of any other too, on nodes whose configuration says `shared_scope = true`
+    Shared,
 }
 
 /// What was taken.
@@ -49,6 +61,7 @@ impl Capture {
         let request = capture::Request {
             namespace,
             id: context.container(&self.container)?,
+            shared: self.scope == Scope::Shared,
             stop: self.stop,
             helper: std::env::current_exe()?,
         };

@@ -55,6 +55,7 @@ fn table(snapshot: &Snapshot, out: &mut dyn Write) -> io::Result<()> {
         ("Donor", format!("{} (hostname {})", donor.id, donor.hostname)),
         ("Donor addresses", addresses.join(", ")),
         ("TCP connections", donor.established_tcp.to_string()),
+        ("Stale variables", donor.stale_env.join(", ")),
         ("Donor stood still", format!("{} ms", donor.freeze_ms)),
         ("Kernel", host.kernel.clone()),
         ("CRIU, runc", format!("{}, {}", host.criu, host.runc)),

@@ -26,13 +26,7 @@ impl Snapshot {
 
     /// Memory of the processes in bytes.
     pub(super) fn memory(&self) -> u64 {
-        self.manifest
-            .blobs
-            .pages
-            .files
-            .iter()
-            .map(|file| file.size)
-            .fold(0, u64::saturating_add)
+        self.manifest.memory()
     }
 
     /// What it takes in the store, in bytes.

@@ -1,6 +1,7 @@
 //! The environment: which variables count, and how their values are kept from the store.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Map, Value};
@@ -25,26 +26,74 @@ pub fn is_identity(name: &str, all: &BTreeMap<&str, &str>) -> bool {
     name == "HOSTNAME" || service_of(name).any(|service| is_service(service, all))
 }
 
-/// Names of the variables that [`is_identity`] leaves out, sorted: their values are stale after a restore.
-pub fn identity(env: &[String]) -> Vec<&str> {
-    let all = split(env);
-    all.keys()
-        .copied()
-        .filter(|name| is_identity(name, &all))
-        .collect()
+/// What a pod is called: a variable with one of these as its value names the pod, whatever its own name is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Pod<'a> {
+    /// The pod's name.
+    pub(super) name: Option<&'a str>,
+    /// Its uid.
+    pub(super) uid: Option<&'a str>,
+    /// Its sandbox.
+    pub(super) sandbox: Option<&'a str>,
+    /// Its addresses, loopback left out.
+    pub(super) addresses: &'a [IpAddr],
 }
 
-/// Name to HMAC-SHA256 of the value, in hex, without the identity.
+impl Pod<'_> {
+    /// What of the pod this is. No hash looks like one of these words.
+    fn names(&self, value: &str) -> Option<&'static str> {
+        let is = |known: Option<&str>| known == Some(value) && !value.is_empty();
+        if is(self.name) {
+            Some("=pod name")
+        } else if is(self.uid) {
+            Some("=pod uid")
+        } else if is(self.sandbox) {
+            Some("=sandbox id")
+        } else if addresses_in(value)
+            .is_some_and(|found| found.iter().all(|one| self.addresses.contains(one)))
+        {
+            Some("=pod address")
+        } else {
+            None
+        }
+    }
+}
+
+/// The addresses that a value consists of: one, or several with commas in between (`status.podIPs`).
+pub fn addresses_in(value: &str) -> Option<Vec<IpAddr>> {
+    value.split(',').map(|part| part.parse().ok()).collect()
+}
+
+/// Names of the variables whose values are the donor's after a restore, sorted.
+pub(super) fn stale(env: &[String], pod: Pod<'_>, ignored: &[String]) -> Vec<String> {
+    let all = split(env);
+    let stale =
+        |name: &&str| is_identity(name, &all) || is_ignored(name, ignored) || pod.names(all[*name]).is_some();
+    all.keys().copied().filter(stale).map(str::to_owned).collect()
+}
+
+fn is_ignored(name: &str, ignored: &[String]) -> bool {
+    ignored.iter().any(|ignored| ignored == name)
+}
+
+/// Name to HMAC-SHA256 of the value, in hex, without the identity and the ignored. A value that names the pod counts
+/// as that.
 ///
 /// The scope is no secret, so this keeps values out of sight and unlinkable between scopes; it does not keep somebody
 /// who reads the store from trying the values that are easy to guess.
-pub(super) fn hashed(env: &[String], scope: &str) -> Value {
+pub(super) fn hashed(env: &[String], scope: &str, pod: Pod<'_>, ignored: &[String]) -> Value {
     let all = split(env);
     let mut object = Map::new();
-    for name in all.keys().filter(|name| !is_identity(name, &all)) {
+    let counts = |name: &&&str| !is_identity(name, &all) && !is_ignored(name, ignored);
+    for name in all.keys().filter(counts) {
         // A name that comes twice keeps all its values: which of them counts is for the program to say.
-        let values = env.iter().filter_map(|entry| value_of(entry, name));
-        object.insert((*name).to_owned(), hmac(scope, name, values).into());
+        let values: Vec<&str> = env.iter().filter_map(|entry| value_of(entry, name)).collect();
+        let of_pod = match values.as_slice() {
+            [one] => pod.names(one),
+            _ => None,
+        };
+        let text = of_pod.map_or_else(|| hmac(scope, name, &values), str::to_owned);
+        object.insert((*name).to_owned(), text.into());
     }
     Value::Object(object)
 }
@@ -65,7 +114,7 @@ fn value_of<'a>(entry: &'a str, name: &str) -> Option<&'a str> {
     }
 }
 
-fn hmac<'a>(scope: &str, name: &str, values: impl Iterator<Item = &'a str>) -> String {
+fn hmac(scope: &str, name: &str, values: &[&str]) -> String {
     // HMAC takes a key of any length; the error of `new_from_slice` has no way to happen.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&[PURPOSE, scope.as_bytes()].concat()) else {
         return String::new();

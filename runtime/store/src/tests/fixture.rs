@@ -156,6 +156,8 @@ pub(super) fn manifest(scope: &str, blobs: Blobs) -> Manifest {
             addresses: Vec::new(),
             established_tcp: 0,
             freeze_ms: 1,
+            stale_env: Vec::new(),
+            masked_paths: Vec::new(),
         },
         blobs,
     }
