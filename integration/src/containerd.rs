@@ -1,16 +1,11 @@
-//! The daemon: its events, its restart.
+//! What containerd publishes.
 
-use std::fs::OpenOptions;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use anyhow::Result;
+use nix::sys::signal::Signal;
 
-use crate::command::{Background, run, spawn};
-use crate::inventory::processes;
-use crate::wait::until;
+use crate::command::{Background, spawn};
 
 /// The events that containerd publishes from now on.
 #[derive(Debug)]
@@ -46,34 +41,4 @@ impl Events {
         });
         Ok(parts.collect())
     }
-}
-
-/// Ends containerd and starts it anew.
-///
-/// # Errors
-/// When it does not come back.
-pub fn restart_containerd() -> Result<()> {
-    let (pid, line) = processes()?
-        .into_iter()
-        .find(|(_, line)| line.starts_with("containerd --config"))
-        .context("containerd does not run")?;
-    kill(Pid::from_raw(pid), Signal::SIGTERM)?;
-    until("the end of containerd", Duration::from_secs(10), || {
-        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        Ok((state.is_empty() || state.contains(") Z ")).then_some(()))
-    })?;
-    let log = OpenOptions::new()
-        .append(true)
-        .open("/run/containerd/containerd.log")?;
-    // Not a child of ours, so that its end is collected by the lab's init.
-    Command::new("setsid")
-        .arg("--fork")
-        .args(line.split_whitespace())
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .status()?;
-    until("containerd", Duration::from_secs(15), || {
-        Ok((run(&["ctr", "version"])?.code == 0).then_some(()))
-    })
 }

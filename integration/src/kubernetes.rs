@@ -157,12 +157,38 @@ impl Cluster {
         }
     }
 
+    /// The id that containerd knows a pod's container by; the pause container has the name "".
+    ///
+    /// # Errors
+    /// When there is not exactly one.
+    pub fn id(&self, pod: &Pod, container: &str) -> Result<String> {
+        let kind = if container.is_empty() {
+            r#"labels."io.cri-containerd.kind"==sandbox"#.to_owned()
+        } else {
+            format!(r#"labels."io.kubernetes.container.name"=={container}"#)
+        };
+        let filter = format!(r#"{kind},labels."io.kubernetes.pod.name"=={}"#, pod.name);
+        let list = ok(&["ctr", "-n", NAMESPACE, "containers", "list", "--quiet", &filter])?;
+        match list.lines().collect::<Vec<_>>().as_slice() {
+            [id] => Ok((*id).to_owned()),
+            ids => bail!("{}/{container} has {} ids", pod.name, ids.len()),
+        }
+    }
+
     /// Runs a shell script in a pod's first container that has to succeed, and answers its output.
     ///
     /// # Errors
     /// When it fails.
     pub fn sh(&self, pod: &Pod, script: &str) -> Result<String> {
-        self.kubectl(&["exec", &pod.name, "--", "sh", "-c", script])
+        self.kubectl(&["exec", "--quiet", &pod.name, "--", "sh", "-c", script])
+    }
+
+    /// As [`Cluster::sh`] in the container of this name.
+    ///
+    /// # Errors
+    /// As [`Cluster::sh`].
+    pub fn sh_in(&self, pod: &Pod, container: &str, script: &str) -> Result<String> {
+        self.kubectl(&["exec", "-c", container, &pod.name, "--", "sh", "-c", script])
     }
 
     /// `thaw capture` of a pod's container, by the names that Kubernetes gave them.
@@ -180,8 +206,15 @@ impl Cluster {
     /// # Errors
     /// When thaw does not know.
     pub fn outcome(&self, pod: &Pod, container: &str) -> Result<Outcome> {
-        let name = self.full_name(pod, container);
-        let words = ["thaw", "-n", NAMESPACE, "explain", "-o", "json", &name];
+        self.outcome_of(&self.full_name(pod, container))
+    }
+
+    /// How the container of this id came up.
+    ///
+    /// # Errors
+    /// When thaw does not know.
+    pub fn outcome_of(&self, id: &str) -> Result<Outcome> {
+        let words = ["thaw", "-n", NAMESPACE, "explain", "-o", "json", id];
         Ok(serde_json::from_str(&ok(&words)?)?)
     }
 

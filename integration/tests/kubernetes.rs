@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use thaw_integration::{Cluster, Pod, Way, cell, ok, until};
+use thaw_integration::{
+    Cluster, FakeCriu, Pod, Way, cell, ok, restart_containerd, restart_kubelet, spawn, until,
+};
 
 const CLIENT: &str = "Kubernetes";
 /// The container of the example.
@@ -148,5 +150,162 @@ fn containerd_takes_the_samples() -> Result<()> {
         ensure!(handler.contains("io.containerd.thaw.v1"), "{sample}: {handler}");
         ensure!(handler.contains("thaw.dev/*"), "{sample}: {handler}");
     }
+    cluster.done()
+}
+
+/// A server with a sidecar, whose Deployment is in `kubernetes/web.yaml`.
+const WEB: &str = "web";
+
+/// Captures the server of the Deployment, and lets another pod take its place.
+fn with_restored_web(cluster: &Cluster) -> Result<Pod> {
+    cluster.apply(include_str!("kubernetes/web.yaml"))?;
+    cluster.rolled_out(WEB)?;
+    let donor = cluster.pod(WEB)?;
+    cluster.capture(&donor, WEB)?;
+    cluster.scale(WEB, 0)?;
+    cluster.scale(WEB, 1)?;
+    let clone = cluster.pod(WEB)?;
+    cluster.assert_restored(&clone, WEB)?;
+    Ok(clone)
+}
+
+/// Waits for a pod that is ready and meets `condition`.
+fn pod_that(cluster: &Cluster, what: &str, condition: impl Fn(&Pod) -> bool) -> Result<Pod> {
+    until(what, Duration::from_secs(120), || {
+        let pods = cluster.pods(WEB)?;
+        Ok(pods.into_iter().find(|pod| pod.is_ready(WEB) && condition(pod)))
+    })
+}
+
+/// Files go in and out, a port is forwarded.
+fn moves_data(cluster: &Cluster, pod: &Pod) -> Result<()> {
+    let (out, back) = (cluster.lab.path("out"), cluster.lab.path("back"));
+    std::fs::write(&out, "by kubectl cp")?;
+    let inside = format!("{}:/tmp/copied", pod.name);
+    let (out, back) = (out.display().to_string(), back.display().to_string());
+    cluster.kubectl(&["cp", "-c", WEB, &out, &inside])?;
+    cluster.kubectl(&["cp", "-c", WEB, &inside, &back])?;
+    assert_eq!(std::fs::read_to_string(&back)?, "by kubectl cp");
+    cell(CLIENT, "kubectl cp", Way::Restored);
+
+    let target = format!("pod/{}", pod.name);
+    let forward = spawn(&cluster.line(&["port-forward", &target, "18000:8000"]))?;
+    answers("http://127.0.0.1:18000/healthz")?;
+    drop(forward);
+    cell(CLIENT, "kubectl port-forward", Way::Restored);
+    Ok(())
+}
+
+/// What happens to a restored pod in its life.
+#[test]
+fn a_restored_pod_lives_on() -> Result<()> {
+    let Some(cluster) = Cluster::enter("a_restored_pod_lives_on") else {
+        return Ok(());
+    };
+    let clone = with_restored_web(&cluster)?;
+    moves_data(&cluster, &clone)?;
+    until("the memory of the pod", Duration::from_secs(120), || {
+        let stats = cluster.kubectl(&["get", "--raw", "/api/v1/nodes/lab/proxy/stats/summary"])?;
+        let stats: serde_json::Value = serde_json::from_str(&stats)?;
+        let pods = stats["pods"].as_array().cloned().unwrap_or_default();
+        let own = pods
+            .iter()
+            .find(|pod| pod["podRef"]["name"] == clone.name.as_str());
+        let containers = own.and_then(|pod| pod["containers"].as_array().cloned());
+        let used = containers.into_iter().flatten().any(|container| {
+            container["name"] == WEB && container["memory"]["workingSetBytes"].as_u64() > Some(8 << 20)
+        });
+        Ok(used.then_some(()))
+    })?;
+    cell(CLIENT, "stats", Way::Restored);
+
+    restart_kubelet()?;
+    restart_containerd()?;
+    cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=120s", "node/lab"])?;
+    let after = pod_that(&cluster, "the pod after the restarts", |pod| {
+        pod.name == clone.name
+    })?;
+    assert_eq!(
+        after.restarts(WEB),
+        0,
+        "a restart of the daemons is none of the pod"
+    );
+    assert_eq!(
+        cluster.sh_in(&after, WEB, "hostname")?,
+        format!("{}\n", clone.name)
+    );
+    cell(CLIENT, "kubelet and containerd restart", Way::Restored);
+
+    cluster.sh_in(&after, WEB, "touch /tmp/sick")?;
+    let healed = pod_that(&cluster, "a new server in the pod", |pod| pod.restarts(WEB) == 1)?;
+    assert_eq!(healed.name, clone.name);
+    assert_eq!(healed.status("side")["restartCount"], 0);
+    assert_eq!(
+        cluster.sh_in(&healed, WEB, "hostname; cat /data/file")?,
+        format!("{}\nprepared\n", clone.name)
+    );
+    ensure!(
+        healed.status(WEB)["lastState"]["terminated"]["exitCode"] == 137,
+        "{}",
+        healed.status(WEB)
+    );
+    cell(CLIENT, "liveness kill and restart", Way::Restored);
+
+    cluster.kubectl(&["delete", "pod", &clone.name, "--timeout=120s"])?;
+    let next = pod_that(&cluster, "the next pod", |pod| pod.name != clone.name)?;
+    cluster.assert_restored(&next, WEB)?;
+    cell(CLIENT, "deletion", Way::Restored);
+    cluster.done()
+}
+
+/// Of the containers of a pod only the one with a snapshot is restored, and while it is, the others answer.
+#[test]
+fn containers_of_one_pod() -> Result<()> {
+    let Some(cluster) = Cluster::enter("containers_of_one_pod") else {
+        return Ok(());
+    };
+    let clone = with_restored_web(&cluster)?;
+    let pause = cluster.outcome_of(&cluster.id(&clone, "")?)?;
+    assert_eq!(pause.reason, "sandbox", "the pause container is never looked up");
+    assert!(
+        pause.stages.iter().all(|stage| stage.name != "lookup"),
+        "{pause:?}"
+    );
+    assert_eq!(cluster.outcome(&clone, "side")?.reason, "no_snapshot");
+    assert_eq!(
+        cluster.sh_in(&clone, WEB, "hostname")?,
+        format!("{}\n", clone.name)
+    );
+    assert_eq!(cluster.sh(&clone, "hostname")?, format!("{}\n", clone.name));
+    cell(CLIENT, "several containers in one pod", Way::Restored);
+
+    cluster.lab.configure("deadlines.restore = \"120s\"")?;
+    cluster.scale(WEB, 0)?;
+    let slow = FakeCriu::new("sleep 15; exec $criu \"$@\"")?;
+    cluster.kubectl(&["scale", "deployment/web", "--replicas=1"])?;
+    let restoring = until("the sidecar next to a restore", Duration::from_secs(120), || {
+        let pods = cluster.pods(WEB)?;
+        let Some(pod) = pods.into_iter().next() else {
+            return Ok(None);
+        };
+        let (side, web) = (cluster.id(&pod, "side"), cluster.id(&pod, WEB));
+        Ok(side.is_ok().then_some(()).and(web.is_ok().then_some(pod)))
+    })?;
+    assert_eq!(cluster.sh(&restoring, "echo $((6 * 7))")?, "42\n");
+    let side = cluster.id(&restoring, "side")?;
+    ok(&["ctr", "-n", "k8s.io", "tasks", "list"])?;
+    ok(&[
+        "ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGCONT", &side,
+    ])?;
+    ensure!(
+        cluster.outcome(&restoring, WEB).is_err(),
+        "the restore was over before the sidecar had answered"
+    );
+    drop(slow);
+    let restored = pod_that(&cluster, "the end of the slow restore", |pod| {
+        pod.name == restoring.name
+    })?;
+    cluster.assert_restored(&restored, WEB)?;
+    cell(CLIENT, "exec next to a restore", Way::Restored);
     cluster.done()
 }
