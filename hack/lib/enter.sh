@@ -96,6 +96,10 @@ if [ "$(stat -f -c %T "$run/disk")" = overlayfs ]; then
 fi
 bind_in "$run/disk/containerd" /var/lib/containerd rw
 bind_in "$run/disk/thaw" /var/lib/thaw rw
+if [ -n "${LAB_OTHER_CONTAINERD:-}" ]; then
+    bind_in "$LAB_OTHER_CONTAINERD/containerd" /usr/bin/containerd ro
+    bind_in "$LAB_OTHER_CONTAINERD/ctr" /usr/bin/ctr ro
+fi
 if [ -n "${LAB_TOOLS:-}" ]; then
     bind_in "$LAB_TOOLS" /opt/tools ro
 fi

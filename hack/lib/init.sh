@@ -16,9 +16,12 @@ done
 ip link set lo up
 
 start_containerd() {
+    local version
     mkdir -p /run/containerd /etc/containerd
-    cat >/etc/containerd/config.toml <<'TOML'
-version = 3
+    # The oldest format that the version in question takes as it is.
+    case $(containerd --version) in *' v1.'* | *' 1.'*) version=2 ;; *) version=3 ;; esac
+    cat >/etc/containerd/config.toml <<TOML
+version = $version
 disabled_plugins = [
   "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri",
   "io.containerd.nri.v1.nri", "io.containerd.internal.v1.tracing",
