@@ -5,7 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use nix::errno::Errno;
@@ -19,8 +19,12 @@ use super::{Mount, PAUSE, TRIES, mount_one};
 pub(super) struct Premounted {
     at: PathBuf,
     overlay: Overlay,
-    off: AtomicBool,
+    /// The mount as it is now; [`OFF`] while there is none.
+    mount: AtomicU64,
 }
+
+/// No mount has this number.
+const OFF: u64 = 0;
 
 impl Premounted {
     /// The overlay at `at`, if it is one that can be taken off: unmounting it here must unmount it for the client
@@ -32,8 +36,8 @@ impl Premounted {
             .ok()??;
         (!found.slave && !found.covered).then(|| Self {
             at: at.to_owned(),
+            mount: AtomicU64::new(found.id),
             overlay: found,
-            off: AtomicBool::new(false),
         })
     }
 
@@ -42,11 +46,11 @@ impl Premounted {
     }
 
     pub(super) fn take_off(&self) -> io::Result<()> {
-        if self.off.load(Ordering::Relaxed) {
+        let mount = self.mount.load(Ordering::Relaxed);
+        if mount == OFF {
             return Ok(());
         }
-        let found = Overlay::at(&self.at)?;
-        if found.as_ref().map(|overlay| overlay.id) != Some(self.overlay.id) {
+        if self.mounted()? != Some(mount) {
             return Err(io::Error::new(
                 io::ErrorKind::ResourceBusy,
                 "somebody else has mounted something there",
@@ -55,7 +59,7 @@ impl Premounted {
         for _ in 0..TRIES {
             match umount2(&self.at, MntFlags::UMOUNT_NOFOLLOW) {
                 Ok(()) => {
-                    self.off.store(true, Ordering::Relaxed);
+                    self.mount.store(OFF, Ordering::Relaxed);
                     return Ok(());
                 }
                 // Detaching it would leave its users with an overlay that sees the change.
@@ -67,7 +71,7 @@ impl Premounted {
     }
 
     pub(super) fn put_back(&self) -> io::Result<()> {
-        if !self.off.load(Ordering::Relaxed) {
+        if self.mount.load(Ordering::Relaxed) != OFF {
             return Ok(());
         }
         let again = Mount {
@@ -86,7 +90,16 @@ impl Premounted {
                 None::<&str>,
             )?;
         }
-        self.off.store(false, Ordering::Relaxed);
+        let mount = self.mounted()?.ok_or(io::ErrorKind::NotFound)?;
+        self.mount.store(mount, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The mount that is at the place now.
+    fn mounted(&self) -> io::Result<Option<u64>> {
+        let found = Overlay::at(&self.at)?;
+        Ok(found
+            .filter(|found| found.upper == self.overlay.upper && !found.covered)
+            .map(|found| found.id))
     }
 }
