@@ -17,17 +17,15 @@ use serde_json::{Value, json};
 use crate::command::{Ran, run_within};
 use crate::lab::Lab;
 use crate::netns::Netns;
+use crate::run::THAW;
 use crate::wait::until;
 
 mod container;
 
 pub use container::Docked;
 
-/// Long enough for anything that works, on a slow machine.
-const LIMIT: Duration = Duration::from_secs(120);
 /// The sample that a user would copy.
 const SAMPLE: &str = "/src/config/examples/docker-daemon.json";
-const HOST: &str = "unix:///run/docker-lab/docker.sock";
 /// The image that is loaded into both stores.
 const IMAGE: &str = "python";
 
@@ -71,6 +69,19 @@ pub struct Docker {
 }
 
 impl Docker {
+    /// Its socket, as `$DOCKER_HOST` has it.
+    pub const HOST: &str = "unix:///run/docker-lab/docker.sock";
+    /// Long enough for anything that works, on a slow machine.
+    pub const LIMIT: Duration = Duration::from_secs(120);
+    /// The Python server, with an end of its own: the first process of a container dies of no signal that it does not
+    /// handle.
+    pub const SERVER: [&str; 3] = [
+        "python3",
+        "-c",
+        "import runpy, signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(42)); \
+         runpy.run_path('/srv/server.py', run_name='__main__')",
+    ];
+
     /// As [`Lab::enter_with_image`], where Docker can be had.
     ///
     /// # Panics
@@ -105,7 +116,7 @@ impl Docker {
             .stderr(log)
             .spawn()?;
         let docker = Self { daemon, host, store };
-        until("dockerd", LIMIT, || {
+        until("dockerd", Docker::LIMIT, || {
             Ok((docker.run(&["version"])?.code == 0).then_some(()))
         })
         .with_context(|| {
@@ -126,7 +137,7 @@ impl Docker {
     /// The words with the client in front.
     #[must_use]
     pub fn words<'a>(&self, words: &[&'a str]) -> Vec<&'a str> {
-        [&["docker", "--host", HOST], words].concat()
+        [&["docker", "--host", Self::HOST], words].concat()
     }
 
     /// Runs the client.
@@ -134,7 +145,7 @@ impl Docker {
     /// # Errors
     /// When it can't be run; a bad exit code is no error.
     pub fn run(&self, words: &[&str]) -> Result<Ran> {
-        run_within(LIMIT, &self.words(words))
+        run_within(Docker::LIMIT, &self.words(words))
     }
 
     /// Runs the client, which has to succeed, and answers its output.
@@ -145,19 +156,11 @@ impl Docker {
         self.run(words)?.ok()
     }
 
-    /// A container of the Python server under the given runtime, with port 8000 published as `port`; it answers.
-    /// `command` is what runs instead of the server, if it is not empty.
+    /// A container of [`Docker::SERVER`] under the given runtime, with port 8000 published as `port`; it answers.
     ///
     /// # Errors
     /// When it does not come up.
-    pub fn python(
-        &self,
-        name: &str,
-        runtime: &str,
-        port: u16,
-        flags: &[&str],
-        command: &[&str],
-    ) -> Result<Docked<'_>> {
+    pub fn python(&self, name: &str, runtime: &str, port: u16, flags: &[&str]) -> Result<Docked<'_>> {
         let publish = format!("{port}:8000");
         let always = [
             "run",
@@ -175,7 +178,7 @@ impl Docker {
             &["--env", "HEAP_MB=8", "--publish", &publish],
             flags,
             &[&image],
-            command,
+            &Self::SERVER,
         ];
         let container = Docked::named(self, name, port);
         self.ok(&words.concat())?;
@@ -184,13 +187,31 @@ impl Docker {
             .with_context(|| format!("log: {:?}", container.log()))?;
         Ok(container)
     }
+
+    /// Makes the store of the test hold a snapshot of [`Docker::python`] without flags, and no other. Its donor has
+    /// made `/srv/marker`.
+    ///
+    /// # Errors
+    /// When it can't be captured.
+    pub fn snapshot(&self, lab: &Lab) -> Result<()> {
+        // One from Docker with the other image store would do as well.
+        lab.forget()?;
+        let donor = self.python("donor", THAW, 8081, &[])?;
+        donor.assert_cold("no_snapshot")?;
+        donor.get("/write?marker")?;
+        donor.capture()?;
+        donor.get("/healthz")?;
+        Ok(())
+    }
 }
 
 impl Drop for Docker {
     fn drop(&mut self) {
         let pid = Pid::from_raw(self.daemon.id().cast_signed());
         kill(pid, Signal::SIGTERM).ok();
-        let ended = until("the end of dockerd", LIMIT, || Ok(self.daemon.try_wait()?));
+        let ended = until("the end of dockerd", Docker::LIMIT, || {
+            Ok(self.daemon.try_wait()?)
+        });
         if ended.is_err() {
             self.daemon.kill().ok();
             self.daemon.wait().ok();
@@ -206,8 +227,10 @@ fn settings(store: ImageStore) -> Result<Value> {
         "data-root": store.data_root(),
         "exec-root": "/run/docker-lab/exec",
         "pidfile": "/run/docker-lab/pid",
-        "hosts": [HOST],
+        "hosts": [Docker::HOST],
         "containerd": "/run/containerd/containerd.sock",
+        // Checkpoints are experimental in Docker.
+        "experimental": true,
         "features": {"containerd-snapshotter": store == ImageStore::Containerd},
     });
     let (Some(all), Value::Object(own)) = (settings.as_object_mut(), own) else {
@@ -220,9 +243,13 @@ fn settings(store: ImageStore) -> Result<Value> {
 fn load() -> Result<()> {
     for store in ImageStore::ALL {
         let docker = Docker::start(store)?;
+        let there = docker.run(&["image", "inspect", &format!("localhost/thaw/{IMAGE}")])?;
+        if there.code == 0 {
+            continue;
+        }
         let archive = format!("{}.tar", store.data_root());
         let convert = format!("python3 /src/hack/lib/docker-archive.py /images/{IMAGE}.tar >{archive}");
-        run_within(LIMIT, &["sh", "-c", &convert])?.ok()?;
+        run_within(Docker::LIMIT, &["sh", "-c", &convert])?.ok()?;
         docker.ok(&["load", "--input", &archive])?;
         fs::remove_file(archive)?;
     }

@@ -159,6 +159,15 @@ impl Lab {
         remove(&self.directory.join("cache"))
     }
 
+    /// Empties the test's own store and this node's cache.
+    ///
+    /// # Errors
+    /// When they can't be removed.
+    pub fn forget(&self) -> Result<()> {
+        remove(&self.store())?;
+        self.empty_cache()
+    }
+
     /// What to run for a Python server with a small heap.
     #[must_use]
     pub fn python_run(&self, id: &str) -> Run {

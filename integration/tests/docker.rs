@@ -7,18 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use thaw_integration::{
-    Console, Docked, Docker, FakeCriu, ImageStore, Lab, STOCK, THAW, Way, cell, http, ok, until,
-};
+use thaw_integration::{Console, Docked, Docker, ImageStore, Lab, STOCK, THAW, Way, cell, http, until};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// The server, with an end of its own: the first process of a container has to handle SIGTERM to die of it.
-const SERVER: [&str; 3] = [
-    "python3",
-    "-c",
-    "import runpy, signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(42)); \
-     runpy.run_path('/srv/server.py', run_name='__main__')",
-];
 /// What Docker itself looks after.
 const HEALTH: [&str; 6] = [
     "--health-cmd",
@@ -131,29 +122,16 @@ fn watch(docker: &Docker, container: &Docked<'_>, seen: &mut Seen) -> Result<()>
     Ok(())
 }
 
-/// Puts a snapshot into the store of the test.
-fn capture(lab: &Lab, docker: &Docker) -> Result<()> {
-    // A snapshot from Docker with the other image store would do as well.
-    ok(&["rm", "-rf", &lab.store().display().to_string()])?;
-    lab.empty_cache()?;
-    let donor = docker.python("donor", THAW, 8081, &[], &SERVER)?;
-    donor.assert_cold("no_snapshot")?;
-    donor.get("/write?marker")?;
-    donor.capture()?;
-    donor.get("/healthz")?;
-    Ok(())
-}
-
 fn as_stock(lab: &Lab, store: ImageStore) -> Result<()> {
     let docker = Docker::start(store)?;
     let of = |name: &str, runtime: &str, port: u16| -> Result<Seen> {
-        life(&docker, docker.python(name, runtime, port, &HEALTH, &SERVER)?)
+        life(&docker, docker.python(name, runtime, port, &HEALTH)?)
     };
     let stock = of("stock", STOCK, 8082)?;
     let cold = of("cold", "thaw", 8083)?;
     assert_eq!(cold, stock);
-    capture(lab, &docker)?;
-    let clone = docker.python("clone", "thaw", 8084, &HEALTH, &SERVER)?;
+    docker.snapshot(lab)?;
+    let clone = docker.python("clone", "thaw", 8084, &HEALTH)?;
     clone.assert_restored()?;
     assert_eq!(clone.sh("cat /srv/marker")?, "line\n", "files of the donor");
     let restored = life(&docker, clone)?;
@@ -182,191 +160,6 @@ fn docker_with_containerd_s_image_store_works_as_under_the_stock_runtime() {
         return;
     };
     as_stock(&lab, ImageStore::Containerd).unwrap();
-    lab.done().unwrap();
-}
-
-/// Ends and starts containers again, as a user and as Docker itself do.
-fn starts_again(lab: &Lab, store: ImageStore) -> Result<()> {
-    let docker = Docker::start(store)?;
-    capture(lab, &docker)?;
-    let policy = ["--restart", "on-failure:3"];
-    for (name, runtime) in [("stock", STOCK), ("clone", THAW)] {
-        let container = docker.python(name, runtime, 8084, &policy, &SERVER)?;
-        let thawed = runtime == THAW;
-        if thawed {
-            container.assert_restored()?;
-        }
-        container.get("/write?kept")?;
-        container.crash()?;
-        container.until("/RestartCount", &json!(1))?;
-        container.get("/healthz")?;
-        docker.ok(&["stop", "--time", "60", name])?;
-        assert_eq!(container.inspect("/State/ExitCode")?, json!(42));
-        docker.ok(&["start", name])?;
-        container.get("/healthz")?;
-        docker.ok(&["restart", "--time", "60", name])?;
-        assert_eq!(container.get("/write?kept")?, "2\n", "its own files");
-        if thawed {
-            container.assert_cold("rootfs_changed")?;
-        }
-        docker.ok(&["rm", "--force", name])?;
-    }
-    for feature in ["restart policy", "start and restart of a stopped container"] {
-        cell(store.client(), feature, Way::Cold);
-        cell(store.client(), feature, Way::Restored);
-    }
-    Ok(())
-}
-
-#[test]
-fn docker_starts_a_thawed_container_again() {
-    let Some(lab) = Docker::enter("docker_starts_a_thawed_container_again") else {
-        return;
-    };
-    ImageStore::ALL
-        .into_iter()
-        .try_for_each(|store| starts_again(&lab, store))
-        .unwrap();
-    lab.done().unwrap();
-}
-
-/// The overlay at the container's root filesystem: its line in the mount table without the number of the mount, and
-/// what is in its upper directory.
-fn rootfs(container: &Docked<'_>) -> Result<(String, String)> {
-    let pid = container.inspect("/State/Pid")?;
-    let path = format!("/proc/{pid}/root");
-    let inside = std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
-    let line = inside.lines().find(|line| line.contains(" / / ")).context(path)?;
-    let upper = line
-        .split("upperdir=")
-        .nth(1)
-        .and_then(|rest| rest.split(',').next());
-    let upper = upper.context("it is no overlay")?;
-    let listed = ok(&["find", upper, "-printf", "%P %M %U %G %s\n"])?;
-    let outside = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let at = outside
-        .lines()
-        .filter(|line| line.contains(&format!("upperdir={upper},")))
-        .collect::<Vec<_>>();
-    ensure!(at.len() == 1, "{at:?}");
-    // Without numbers and names that differ between any two containers.
-    let fields = at[0]
-        .split(' ')
-        .skip(5)
-        .map(|field| field.split(':').next().unwrap_or_default());
-    let shape = fields.take(4).collect::<Vec<_>>().join(" ");
-    let mut listed: Vec<&str> = listed.lines().collect();
-    listed.sort_unstable();
-    Ok((shape, listed.join("\n")))
-}
-
-/// A restore that fails half-way leaves what dockerd had prepared.
-fn falls_back(lab: &Lab, store: ImageStore) -> Result<()> {
-    let docker = Docker::start(store)?;
-    let stock = docker.python("stock", STOCK, 8082, &[], &SERVER)?;
-    capture(lab, &docker)?;
-    let broken = FakeCriu::new("$criu \"$@\"; exit 1")?;
-    let clone = docker.python("clone", THAW, 8084, &[], &SERVER)?;
-    drop(broken);
-    clone.assert_cold("restore_failed")?;
-    assert_eq!(rootfs(&clone)?, rootfs(&stock)?);
-    ensure!(
-        clone.exec(&["test", "-e", "/srv/marker"])?.code == 1,
-        "files of the donor"
-    );
-    clone.sh("test $(hostname) = clone && echo written >/srv/own")?;
-    docker.ok(&["restart", "--time", "60", "clone"])?;
-    clone.get("/healthz")?;
-    assert_eq!(clone.sh("cat /srv/own")?, "written\n");
-    cell(store.client(), "failed restore, started cold", Way::Cold);
-    Ok(())
-}
-
-#[test]
-fn docker_gets_its_root_filesystem_back_when_a_restore_fails() {
-    let Some(lab) = Docker::enter("docker_gets_its_root_filesystem_back_when_a_restore_fails") else {
-        return;
-    };
-    ImageStore::ALL
-        .into_iter()
-        .try_for_each(|store| falls_back(&lab, store))
-        .unwrap();
-    lab.done().unwrap();
-}
-
-/// What stands for the image in the key of a container.
-fn image_key(namespace: &str, container: &str) -> Result<String> {
-    let text = ok(&[
-        "thaw",
-        "--namespace",
-        namespace,
-        "explain",
-        "-o",
-        "json",
-        container,
-    ])?;
-    let outcome: Value = serde_json::from_str(&text)?;
-    let key = outcome["key"]
-        .as_str()
-        .with_context(|| format!("no key: {outcome}"))?;
-    Ok(key.split('/').nth(4).unwrap_or_default().to_owned())
-}
-
-fn image(lab: &Lab, store: ImageStore, of_ctr: &str) -> Result<()> {
-    let docker = Docker::start(store)?;
-    capture(lab, &docker)?;
-    docker.ok(&["tag", "localhost/thaw/python", "localhost/app:1"])?;
-    let run = |name: &str| -> Result<Docked<'_>> {
-        let words = [
-            "run",
-            "--detach",
-            "--runtime",
-            THAW,
-            "--name",
-            name,
-            "--env",
-            "HEAP_MB=8",
-            "localhost/app:1",
-        ];
-        let container = Docked::named(&docker, name, 0);
-        docker.ok(&[&words[..], &SERVER].concat())?;
-        Ok(container)
-    };
-    let tagged = run("tagged")?;
-    assert_eq!(image_key("moby", "tagged")?, of_ctr);
-    tagged.assert_restored()?;
-    // Another image under the same name.
-    docker.ok(&[
-        "commit",
-        "--change",
-        "LABEL pushed=again",
-        "tagged",
-        "localhost/app:1",
-    ])?;
-    let again = run("again")?;
-    assert_ne!(image_key("moby", "again")?, of_ctr);
-    again.assert_cold("no_snapshot")?;
-    drop((tagged, again));
-    docker.ok(&["rmi", "localhost/app:1"])?;
-    cell(store.client(), "image key as with ctr", Way::Cold);
-    cell(store.client(), "image key as with ctr", Way::Restored);
-    Ok(())
-}
-
-#[test]
-fn docker_names_the_image_as_others_do() {
-    let Some(lab) = Docker::enter("docker_names_the_image_as_others_do") else {
-        return;
-    };
-    let run = |lab: &Lab| -> Result<()> {
-        let donor = lab.python("by-ctr")?;
-        let of_ctr = image_key("default", donor.container.id())?;
-        drop(donor);
-        ImageStore::ALL
-            .into_iter()
-            .try_for_each(|store| image(lab, store, &of_ctr))
-    };
-    run(&lab).unwrap();
     lab.done().unwrap();
 }
 
@@ -405,9 +198,9 @@ fn terminal(store: ImageStore) -> Result<()> {
         assert_eq!((ran.stdout.as_str(), ran.code), ("hello\n", 3));
     }
     cell(store.client(), "run -it", Way::Cold);
-    let donor = docker.python("donor", THAW, 8081, &["--tty"], &SERVER)?;
+    let donor = docker.python("donor", THAW, 8081, &["--tty"])?;
     donor.capture()?;
-    let clone = docker.python("clone", THAW, 8084, &["--tty"], &SERVER)?;
+    let clone = docker.python("clone", THAW, 8084, &["--tty"])?;
     clone.assert_restored()?;
     let mut console = Console::spawn(&docker.words(&["attach", "--sig-proxy=false", "clone"]))?;
     for _ in 0..5 {

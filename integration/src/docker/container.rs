@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::{Docker, LIMIT};
+use super::Docker;
 use crate::command::{Ran, ok};
 use crate::container::Outcome;
 use crate::http;
@@ -63,10 +63,14 @@ impl<'a> Docked<'a> {
     /// When it does not, with what it says.
     pub fn until(&self, pointer: &str, wanted: &Value) -> Result<()> {
         let mut last = Value::Null;
-        let waited = until(&format!("{wanted} at {pointer} of {}", self.name), LIMIT, || {
-            last = self.inspect(pointer)?;
-            Ok((last == *wanted).then_some(()))
-        });
+        let waited = until(
+            &format!("{wanted} at {pointer} of {}", self.name),
+            Docker::LIMIT,
+            || {
+                last = self.inspect(pointer)?;
+                Ok((last == *wanted).then_some(()))
+            },
+        );
         waited.with_context(|| format!("it is {last}"))
     }
 
@@ -86,7 +90,11 @@ impl<'a> Docked<'a> {
     /// # Errors
     /// When there is no 200 in time.
     pub fn get(&self, path: &str) -> Result<String> {
-        self.get_from(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)), path, LIMIT)
+        self.get_from(
+            SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)),
+            path,
+            Docker::LIMIT,
+        )
     }
 
     /// The body of an answer from this address, as the host sees it.
