@@ -13,6 +13,8 @@ import sys
 import time
 import urllib.parse
 
+from lib.clients import CLIENTS, Failed, call
+
 CONNECT_TIMEOUT = 0.02  # a SYN that is dropped is retried by the kernel only after a second
 POLL = 0.001
 DEADLINE = 120  # seconds; more than the slowest application needs on a busy machine
@@ -20,17 +22,6 @@ CLONE_NEWNET = 0x40000000
 STOCK, THAW = "io.containerd.runc.v2", "io.containerd.thaw.v1"
 NEVER = ["--annotation", "thaw.dev/snapshot-policy=Never"]
 MODES = {"cold-stock": (STOCK, []), "cold-thaw": (THAW, NEVER), "thawed-warm": (THAW, [])}
-
-
-class Failed(Exception):
-    """A run that must not become a number."""
-
-
-def call(*command):
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise Failed(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
 
 
 def enter_netns(name):
@@ -87,60 +78,52 @@ class Probe:
 
 
 class Container:
-    """A container in a network namespace made beforehand; gone at the end of the `with` block."""
+    """A container of one client; gone at the end of the `with` block."""
 
-    def __init__(self, name, workload, mode):
-        self.name, self.workload, self.log = name, workload, f"/tmp/{name}.log"
-        self.runtime, self.extra = MODES[mode]
-        with open(f"/images/{workload}.json") as file:
-            self.url = json.load(file)["ready"]
+    def __init__(self, client, name, workload, mode):
+        self.client, self.name, self.workload = client, name, workload
+        runtime, extra = MODES[mode]
+        self.flags = ["--runtime", runtime, *extra]
 
     def __enter__(self):
-        call("ip", "netns", "add", self.name)
-        call("ip", "-n", self.name, "link", "set", "lo", "up")
+        with open(f"/images/{self.workload}.json") as file:
+            self.netns, self.url = self.client.prepare(self.name, json.load(file)["ready"])
         return self
 
     def start(self):
         """Returns milliseconds from the create call to the first 200."""
-        probe = Probe(self.name, self.url)
+        probe = Probe(self.netns, self.url)
         time.sleep(0.05)  # the probe is up before the clock starts
         begin = time.monotonic()
         try:
-            call("ctr", "run", "--detach", "--runtime", self.runtime, *self.extra, "--hostname", self.name,
-                 "--log-uri", f"file://{self.log}", "--with-ns", f"network:/run/netns/{self.name}", f"localhost/thaw/{self.workload}:latest", self.name)
+            self.client.run(self.name, self.workload, self.flags)
         except Failed:
             probe.stop()
             raise
         try:
             return (probe.wait() - begin) * 1000
         except Failed as failure:
-            raise Failed(f"{failure}; the end of its log:\n{call('tail', '-n', '20', self.log)}") from None
+            raise Failed(f"{failure}; the end of its log:\n{self.client.log(self.name)}") from None
 
     def outcome(self):
-        return json.loads(call("thaw", "explain", "-o", "json", self.name))
+        return json.loads(call("thaw", "explain", "-n", self.client.namespace, "-o", "json", self.name))
 
     def __exit__(self, *_):
-        for command in (
-            ["ctr", "task", "kill", "--signal", "SIGKILL", self.name],
-            ["ctr", "task", "delete", "--force", self.name],
-            ["ctr", "container", "delete", self.name],
-            ["ip", "netns", "delete", self.name],
-        ):
-            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+        self.client.remove(self.name)
 
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def capture(workload):
+def capture(client, workload):
     """Makes the snapshot that thawed-warm starts from, and brings it into the node's cache."""
-    with Container(f"{workload}-donor", workload, "cold-thaw") as donor:
+    with Container(client, f"{workload}-donor", workload, "cold-thaw") as donor:
         donor.start()
         begin = time.monotonic()
-        call("thaw", "capture", "-n", "default", donor.name)
+        call("thaw", "capture", "-n", client.namespace, donor.name)
         say(f"  {workload:10} captured in {time.monotonic() - begin:.1f} s")
-    with Container(f"{workload}-warmup", workload, "thawed-warm") as clone:
+    with Container(client, f"{workload}-warmup", workload, "thawed-warm") as clone:
         clone.start()
         expect_restored(clone.outcome())
 
@@ -150,8 +133,8 @@ def expect_restored(outcome):
         raise Failed(f"not restored: {outcome['result']}, {outcome.get('reason')}: {outcome.get('detail')}")
 
 
-def measure(workload, mode, number):
-    with Container(f"{workload}-{mode}-{number}", workload, mode) as container:
+def measure(client, workload, mode, number):
+    with Container(client, f"{workload}-{mode}-{number}", workload, mode) as container:
         ms = container.start()
         outcome = container.outcome() if mode != "cold-stock" else {}
         if mode == "thawed-warm":
@@ -210,13 +193,13 @@ def table(rows):
     return "\n".join(lines)
 
 
-def bench(workload, modes, runs, cpus):
+def bench(client, workload, modes, runs, cpus):
     results = {mode: [] for mode in modes}
     if "thawed-warm" in modes:
-        capture(workload)
+        capture(client, workload)
     for number in range(runs):
         for mode in modes:
-            ms, outcome = measure(workload, mode, number)
+            ms, outcome = measure(client, workload, mode, number)
             results[mode].append((ms, outcome))
             say(f"  {workload:10} {mode:12} {number + 1}/{runs} {ms:9.1f} ms")
     return [row(workload, mode, cpus, results[mode]) for mode in modes]
@@ -226,6 +209,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--workload", required=True)
     parser.add_argument("--mode", required=True)
+    parser.add_argument("--client", choices=CLIENTS, required=True)
     parser.add_argument("--runs", type=int, required=True)
     parser.add_argument("--json", required=True)
     args = parser.parse_args()
@@ -234,14 +218,20 @@ def main():
     if unknown or args.runs < 1:
         sys.exit(f"error: unknown mode {unknown}" if unknown else "error: --runs must be 1 or more")
     cpus = len(os.sched_getaffinity(0))
-    rows = []
+    rows, workloads = [], args.workload.split(",")
     try:
-        for workload in args.workload.split(","):
-            rows += bench(workload, modes, args.runs, cpus)
+        client = CLIENTS[args.client](workloads)
+    except Failed as failure:
+        sys.exit(f"error: {args.client}: {failure}")
+    try:
+        for workload in workloads:
+            rows += bench(client, workload, modes, args.runs, cpus)
     except Failed as failure:
         sys.exit(f"error: {workload}: {failure}")
+    finally:
+        client.close()
     with open(args.json, "w") as file:
-        json.dump({"versions": versions(), "rows": rows}, file, indent=2)
+        json.dump({"client": args.client, "versions": versions(), "rows": rows}, file, indent=2)
         file.write("\n")
     print(table(rows))
 
