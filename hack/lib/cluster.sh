@@ -96,6 +96,8 @@ TOML
     echo $! >"$dir/containerd.pid"
     ln -s /run/containerd/containerd.log "$dir/containerd.log"
     wait_for containerd 60 ctr version
+    # So that the example of a Deployment finds what it asks for, without a registry.
+    ctr --namespace k8s.io image tag localhost/thaw/redmine:latest docker.io/library/redmine:6
 }
 
 control_plane() {

@@ -80,19 +80,61 @@ impl Cluster {
         [&["kubectl", "--namespace", &self.namespace], words].concat()
     }
 
-    /// Applies the Deployment of `config/examples` and what belongs to it, with the lab's Redmine as its image, after
-    /// these replacements.
+    /// Applies the Deployment of `config/examples` and what belongs to it, after these replacements. The cluster knows
+    /// the lab's Redmine by the name of the image.
     ///
     /// # Errors
     /// When one of them is not in the file, and when `kubectl` fails.
     pub fn deploy(&self, replacements: &[(&str, &str)]) -> Result<()> {
         let mut text = fs::read_to_string(format!("{EXAMPLES}/kubernetes-deployment.yaml"))?;
-        let image = ("image: redmine:6", "image: localhost/thaw/redmine:latest");
-        for (from, to) in [image].iter().chain(replacements) {
+        for (from, to) in replacements {
             ensure!(text.contains(from), "the example does not say {from:?}");
             text = text.replace(from, to);
         }
         self.apply(&text)
+    }
+
+    /// Runs the lines for a cluster that are in the README, and answers what they print.
+    ///
+    /// # Errors
+    /// When one of them fails, or the README has none.
+    pub fn quick_start(&self) -> Result<String> {
+        let readme = fs::read_to_string("/src/README.md")?;
+        let (_, after) = readme
+            .split_once("`hack/test-k8s` runs these lines")
+            .context("the README has no lines for Kubernetes")?;
+        let (_, block) = after.split_once("```sh\n").context("no block of lines")?;
+        let (lines, _) = block.split_once("```").context("no end of the lines")?;
+        // They name no namespace, so it is the one of the context.
+        let config = self.lab.path("kubeconfig").display().to_string();
+        let own = ok(&["kubectl", "config", "view", "--raw", "--flatten"])?;
+        fs::write(&config, own)?;
+        let namespace = format!("--namespace={}", self.namespace);
+        ok(&[
+            "kubectl",
+            "--kubeconfig",
+            &config,
+            "config",
+            "set-context",
+            "--current",
+            &namespace,
+        ])?;
+        let environment = format!("KUBECONFIG={config}");
+        run_within(
+            LIMIT,
+            &[
+                "env",
+                "-C",
+                "/src",
+                &environment,
+                "bash",
+                "-euo",
+                "pipefail",
+                "-c",
+                lines,
+            ],
+        )?
+        .ok()
     }
 
     /// Applies a manifest.

@@ -135,6 +135,22 @@ fn print_figure(text: &str) {
     println!("FIGURE {text}");
 }
 
+/// What the README tells people to type.
+#[test]
+fn the_quick_start() -> Result<()> {
+    let Some(cluster) = Cluster::enter("the_quick_start") else {
+        return Ok(());
+    };
+    let printed = cluster.quick_start()?;
+    let times = |words: &str| printed.matches(words).count();
+    assert_eq!(
+        (times("started cold"), times("was restored")),
+        (1, 4),
+        "{printed}"
+    );
+    cluster.done()
+}
+
 /// containerd takes both sample files: that of version 3 is the cluster's own, that of version 2 is migrated.
 #[test]
 fn containerd_takes_the_samples() -> Result<()> {
