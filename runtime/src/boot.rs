@@ -51,6 +51,8 @@ pub use hooks::{HooksError, POSTSTOP_VERB, run_poststop};
 pub use reason::{Ineligible, Reason};
 pub use resume::{Held, ResumeError};
 pub use rights::RightsError;
+#[cfg(feature = "parsers")]
+pub(crate) use rights::check as check_rights;
 
 pub(crate) use eligible::{Network, check_spec, network_of};
 pub(crate) use lookup::store_options;

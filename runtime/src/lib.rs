@@ -20,3 +20,6 @@ mod key;
 mod task;
 mod timeline;
 pub mod words;
+#[cfg(feature = "parsers")]
+#[doc(hidden)]
+pub mod parsers;

@@ -91,7 +91,7 @@ pub enum RightsError {
 }
 
 /// The live spec (`config.json` in `spec`) gives every right that is in the images.
-pub(super) fn check(images: &Images, spec: &Value) -> Result<(), RightsError> {
+pub(crate) fn check(images: &Images, spec: &Value) -> Result<(), RightsError> {
     let bounding = bounding(spec);
     let no_new_privs = spec
         .pointer("/process/noNewPrivileges")

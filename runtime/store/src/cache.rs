@@ -25,9 +25,9 @@ use thiserror::Error;
 
 mod seal;
 mod fetch;
-mod file;
-mod pages;
-mod entry;
+pub(crate) mod file;
+pub(crate) mod pages;
+pub(crate) mod entry;
 
 pub use entry::{Entry, EntryError};
 pub use fetch::{FetchError, Fetched};

@@ -18,6 +18,9 @@ mod publish;
 mod cache;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+#[cfg(feature = "parsers")]
+#[doc(hidden)]
+pub mod parsers;
 #[cfg(test)]
 mod tests;
 

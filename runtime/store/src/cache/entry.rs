@@ -143,7 +143,7 @@ impl Entry {
 
 /// Reads an image archive. The author of a snapshot may be hostile: entries stay in memory, so nothing can reach
 /// the file system, and the sum of their sizes is bounded by the archive's.
-fn parse(archive: &[u8], path: &Path) -> Result<BTreeMap<String, Vec<u8>>, EntryError> {
+pub(crate) fn parse(archive: &[u8], path: &Path) -> Result<BTreeMap<String, Vec<u8>>, EntryError> {
     let broken = |source| EntryError::Archive {
         path: path.to_owned(),
         source,

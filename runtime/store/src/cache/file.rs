@@ -92,7 +92,7 @@ fn verify(name: &str, blob: &Blob, found: Digest) -> Result<(), FetchError> {
 
 /// Decompresses verified bytes to a new read-only file. Stops at the size that the manifest says, so that a small
 /// blob can't fill the disk.
-fn decompress(name: &str, blob: &Blob, packed: impl Read, target: &Path) -> Result<(), FetchError> {
+pub(crate) fn decompress(name: &str, blob: &Blob, packed: impl Read, target: &Path) -> Result<(), FetchError> {
     let broken = |source| FetchError::Decompress {
         what: name.to_owned(),
         raw_size: blob.raw_size,

@@ -48,6 +48,17 @@ pub(super) async fn fetch(
     Ok(hashed.into_iter().flat_map(|(_, hashes)| hashes).collect())
 }
 
+/// What [`fetch`] does with the bytes of a whole blob.
+#[cfg(feature = "parsers")]
+pub(crate) fn unpack_all(pages: &Pages, blob: &Bytes, directory: &Path) -> Result<(), FetchError> {
+    let target = Target::create(pages, directory)?;
+    for request in plan(&pages.chunks) {
+        let part = request.range.start as usize..request.range.end as usize;
+        unpack(&request, &blob.slice(part), &target)?;
+    }
+    Ok(())
+}
+
 /// Consecutive chunks that are asked for together.
 #[derive(Debug)]
 struct Request {

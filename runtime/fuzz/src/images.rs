@@ -1,0 +1,116 @@
+//! A set of CRIU images: the check, every reader, every edit, and the comparison of rights.
+//!
+//! The input is a row of files: one byte with the length of the name, the name, two bytes with the length of the
+//! content (little endian), the content.
+
+use serde_json::{Value, json};
+use thaw_criu::inventory::NetworkLock;
+use thaw_criu::{
+    Images, check, core, creds, files, ids, inventory, ipc, mounts, netns, pagemap, pstree, seccomp, sockets,
+    uts,
+};
+use thaw_runtime::parsers::rights;
+
+pub(crate) fn run(data: &[u8]) {
+    look_at(&parse(data));
+}
+
+/// The files of an input; what does not fit the form ends it.
+fn parse(mut data: &[u8]) -> Images {
+    let mut images = Images::new();
+    while let Some((name, content)) = take(&mut data) {
+        images.insert(String::from_utf8_lossy(name).into_owned(), content.to_vec());
+    }
+    images
+}
+
+fn take<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let (length, after) = rest.split_first()?;
+    let (name, after) = after.split_at_checked(usize::from(*length))?;
+    let (length, after) = after.split_first_chunk::<2>()?;
+    let (content, after) = after.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+    *rest = after;
+    Some((name, content))
+}
+
+/// Reads and edits a set of images in every way that boot does.
+pub(crate) fn look_at(images: &Images) {
+    read(images);
+    if check(images).is_ok() {
+        edit(images);
+    }
+}
+
+fn read(images: &Images) {
+    pstree::tasks(images).ok();
+    pstree::root(images).ok();
+    pstree::pids(images).ok();
+    core::stopped(images).ok();
+    creds::of_root(images).ok();
+    creds::of_all(images).ok();
+    files::paths(images).ok();
+    ids::of_root(images).ok();
+    inventory::version(images).ok();
+    inventory::root_ids(images).ok();
+    inventory::network_lock(images).ok();
+    inventory::tcp_close(images).ok();
+    inventory::lsm(images).ok();
+    ipc::has_sysv_ipc(images);
+    mounts::list(images).ok();
+    netns::is_external(images).ok();
+    pagemap::page_files(images, 4096).ok();
+    pagemap::page_files(images, 1 << 16).ok();
+    seccomp::of(images).ok();
+    seccomp::present(images).ok();
+    sockets::inet(images).ok();
+    sockets::established_tcp(images).ok();
+    uts::hostname(images).ok();
+    rights(images, &narrow()).ok();
+}
+
+/// A spec that gives nothing: whatever the images bring is too much.
+fn narrow() -> Value {
+    json!({"process": {"user": {"uid": 1000}, "noNewPrivileges": true, "capabilities": {"bounding": []}},
+        "linux": {"seccomp": {"defaultAction": "SCMP_ACT_ERRNO"}}})
+}
+
+/// Every edit does what it says, and what it leaves passes the check again.
+fn edit(images: &Images) {
+    let mut edited = images.clone();
+    if inventory::set_network_lock(&mut edited, NetworkLock::Skip).is_ok() {
+        assert_eq!(inventory::network_lock(&edited), Ok(NetworkLock::Skip));
+    }
+    let name = "a-clone.of-another";
+    if uts::set_names(&mut edited, name, Some("example.org")).is_ok() {
+        assert_eq!(uts::hostname(&edited), Ok(Some(name.to_owned())));
+    }
+    for external in [true, false] {
+        if netns::set_external(&mut edited, external).is_ok()
+            && ids::of_root(&edited).is_ok_and(|ids| ids.net.is_some())
+        {
+            let host = inventory::root_ids(&edited)
+                .is_ok_and(|host| host.net == ids::of_root(&edited).ok().and_then(|own| own.net));
+            assert!(host || netns::is_external(&edited) == Ok(external));
+        }
+    }
+    files::forget_sizes(&mut edited, |path| path.len() % 2 == 0).ok();
+    assert_eq!(
+        files::paths(&edited),
+        files::paths(images),
+        "forgetting sizes changed a path"
+    );
+    assert_eq!(
+        sockets::inet(&edited),
+        sockets::inet(images),
+        "an edit changed a socket"
+    );
+    assert_eq!(
+        creds::of_all(&edited),
+        creds::of_all(images),
+        "an edit changed a right"
+    );
+    ids::share_uts_ipc_with_root(&mut edited).ok();
+    if let Err(error) = check(&edited) {
+        panic!("edited images do not pass the check: {error:?}");
+    }
+}
