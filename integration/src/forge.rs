@@ -1,5 +1,11 @@
 //! A snapshot in a `file://` store, bent: what a broken disk or a hostile writer would leave there.
 
+mod tar_file;
+mod bomb;
+
+pub use bomb::{zero_pages, zeros};
+pub use tar_file::Tar;
+
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -67,18 +73,83 @@ pub fn replace_rootfs(store: &Path, tar: &[u8]) -> Result<()> {
     replace(store, "rootfs", tar)
 }
 
+/// Puts another tar in the place of the metadata archive, with digests that are right.
+///
+/// # Errors
+/// When it can't be written.
+pub fn replace_meta_tar(store: &Path, tar: &[u8]) -> Result<()> {
+    replace(store, "meta", tar)
+}
+
 fn replace(store: &Path, name: &str, tar: &[u8]) -> Result<()> {
     let packed = zstd::encode_all(tar, 1)?;
-    let digest = hex(&packed);
-    fs::write(store.join("v1/blobs/sha256").join(&digest), &packed)?;
+    replace_packed(store, name, &packed, tar.len() as u64, &hex(tar))
+}
+
+/// Puts packed bytes in the place of an archive, `meta` or `rootfs`. Their own digest is right, and the manifest says
+/// this of what is in them.
+///
+/// # Errors
+/// When it can't be written.
+pub fn replace_packed(store: &Path, name: &str, packed: &[u8], raw_size: u64, raw_hex: &str) -> Result<()> {
+    let digest = plant(store, packed)?;
     edit(store, |manifest| {
         manifest["blobs"][name] = json!({
-            "digest": format!("sha256:{digest}"),
+            "digest": digest,
             "size": packed.len(),
-            "raw_digest": format!("sha256:{}", hex(tar)),
-            "raw_size": tar.len(),
+            "raw_digest": format!("sha256:{raw_hex}"),
+            "raw_size": raw_size,
         });
     })
+}
+
+/// Puts bytes among the blobs, and answers their digest.
+///
+/// # Errors
+/// When they can't be written.
+pub fn plant(store: &Path, bytes: &[u8]) -> Result<String> {
+    let digest = hex(bytes);
+    fs::write(store.join("v1/blobs/sha256").join(&digest), bytes)?;
+    Ok(format!("sha256:{digest}"))
+}
+
+/// Gives the memory another content, in one chunk for every 4 MiB, with digests that are right.
+///
+/// # Errors
+/// When it can't be read or written.
+pub fn replace_pages(store: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
+    let mut raw = Vec::new();
+    // Chunks are frames, and frames one after the other are a stream.
+    zstd::stream::copy_decode(fs::File::open(blob(store, "pages")?)?, &mut raw)?;
+    change(&mut raw);
+    let mut packed = Vec::new();
+    let mut chunks = Vec::new();
+    for part in raw.chunks(4 << 20) {
+        let frame = zstd::bulk::compress(part, 1)?;
+        chunks.push(
+            json!({"digest": format!("sha256:{}", hex(&frame)), "size": frame.len(), "raw_size": part.len()}),
+        );
+        packed.extend(frame);
+    }
+    let digest = plant(store, &packed)?;
+    edit(store, |manifest| {
+        let pages = &mut manifest["blobs"]["pages"];
+        pages["digest"] = digest.into();
+        pages["size"] = packed.len().into();
+        pages["chunks"] = chunks.into();
+    })
+}
+
+/// Names of the files in the metadata archive.
+///
+/// # Errors
+/// When it can't be read.
+pub fn images(store: &Path) -> Result<Vec<String>> {
+    let raw = zstd::decode_all(fs::File::open(blob(store, "meta")?)?)?;
+    tar::Archive::new(&raw[..])
+        .entries()?
+        .map(|entry| Ok(entry?.path()?.display().to_string()))
+        .collect()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -88,28 +159,22 @@ fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// A tar with one regular file whose name is taken as it is.
-#[must_use]
-pub fn tar_with(name: &str, content: &[u8]) -> Vec<u8> {
-    let mut header = tar::Header::new_ustar();
-    // `set_path` would refuse a name that leads out.
-    let field = &mut header.as_old_mut().name;
-    field[..name.len()].copy_from_slice(name.as_bytes());
-    header.set_size(content.len() as u64);
-    header.set_mode(0o644);
-    header.set_entry_type(tar::EntryType::Regular);
-    header.set_cksum();
-    let mut tar = header.as_bytes().to_vec();
-    tar.extend(content);
-    tar.resize(tar.len().next_multiple_of(512) + 1024, 0);
-    tar
-}
-
 /// Changes files of the `meta` blob, and gives it digests that are right.
 ///
 /// # Errors
 /// When it can't be read or written.
 pub fn replace_meta(store: &Path, mut change: impl FnMut(&str, &mut Vec<u8>)) -> Result<()> {
+    filter_meta(store, |name, content| {
+        change(name, content);
+        true
+    })
+}
+
+/// As [`replace_meta`]; files for which `keep` says `false` are left out.
+///
+/// # Errors
+/// As [`replace_meta`].
+pub fn filter_meta(store: &Path, mut keep: impl FnMut(&str, &mut Vec<u8>) -> bool) -> Result<()> {
     let raw = zstd::decode_all(fs::File::open(blob(store, "meta")?)?)?;
     let mut out = tar::Builder::new(Vec::new());
     for entry in tar::Archive::new(&raw[..]).entries()? {
@@ -117,7 +182,9 @@ pub fn replace_meta(store: &Path, mut change: impl FnMut(&str, &mut Vec<u8>)) ->
         let name = entry.path()?.display().to_string();
         let mut content = Vec::new();
         entry.read_to_end(&mut content)?;
-        change(&name, &mut content);
+        if !keep(&name, &mut content) {
+            continue;
+        }
         let mut header = entry.header().clone();
         header.set_size(content.len() as u64);
         out.append_data(&mut header, &name, &content[..])?;

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use thaw_integration::forge::Tar;
 use thaw_integration::{FakeCriu, Lab, Python, forge, ok};
 
 /// A cold start in the lab takes some 0.3 s in a debug build; the rest is room for a slow machine.
@@ -190,10 +191,12 @@ fn the_rootfs_changes_do_not_apply() -> Result<()> {
     };
     let escape = "/var/lib/containerd/escaped";
     for tar in [
-        forge::tar_with(&format!("../../../../../../../../../../..{escape}"), b"out"),
-        forge::tar_with(escape, b"out"),
+        Tar::new()
+            .file(&format!("../../../../../../../../../../..{escape}"), b"out")
+            .bytes(),
+        Tar::new().file(escape, b"out").bytes(),
         b"this is no tar at all".repeat(100),
-        forge::tar_with("srv/marker", b"half")[..600].to_vec(),
+        Tar::new().file("srv/marker", b"half").bytes()[..600].to_vec(),
     ] {
         lab.with_snapshot()?;
         forge::replace_rootfs(&lab.store(), &tar)?;
