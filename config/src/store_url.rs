@@ -171,7 +171,7 @@ fn segments(rest: &str) -> Result<Vec<String>, StoreUrlError> {
     if path.is_empty() {
         return Ok(Vec::new());
     }
-    let allowed = |b: u8| !matches!(b, b'%' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'|' | b'^');
+    let allowed = |b: u8| !matches!(b, b'%' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'|' | b'^' | b'{' | b'}');
     path.split('/')
         .map(|segment| match segment {
             "" | "." | ".." => Err(StoreUrlError::Path),
@@ -239,6 +239,7 @@ mod tests {
             "file:///a\\..\\b",
             "file:///a b",
             "file:///ä",
+            "s3://bucket/{a}",
             "file:a/b",
             "file:/a/b",
             "file://host/a",

@@ -3,6 +3,7 @@
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use thaw_runtime::rootfs::{Limits, Marks, RootAttributes, apply, clear};
@@ -19,7 +20,8 @@ pub(crate) fn run(data: &[u8]) {
     let upper = outside.folder.path().join("upper");
     must(fs::create_dir(&upper));
     let before = must(RootAttributes::of(&upper));
-    let result = apply(archive::mend(data).as_slice(), &upper, Marks::Trusted, LIMITS);
+    let soon = Instant::now() + Duration::from_secs(5);
+    let result = apply(archive::mend(data).as_slice(), &upper, Marks::Trusted, LIMITS, soon);
     if let Ok(stats) = result {
         assert!(
             stats.entries <= LIMITS.entries && stats.bytes <= LIMITS.bytes,

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use thaw_runc::{RestoreOptions, first_criu_error};
 
@@ -137,7 +138,8 @@ async fn attempt(
     timeline.stage("rootfs");
     if let Some(tar) = &prepared.rootfs {
         container.take_off().map_err(Reason::Mount)?;
-        timeline.bytes.rootfs = apply(tar, &prepared.upper).await?;
+        let until = Instant::now() + boot.config.deadlines.restore;
+        timeline.bytes.rootfs = apply(tar, &prepared.upper, until).await?;
     }
     container.mount().map_err(Reason::Mount)?;
     timeline.stage("restore");
@@ -157,11 +159,11 @@ async fn attempt(
     })
 }
 
-async fn apply(tar: &Path, upper: &Path) -> Result<u64, Reason> {
+async fn apply(tar: &Path, upper: &Path, until: Instant) -> Result<u64, Reason> {
     let (tar, upper) = (tar.to_owned(), upper.to_owned());
     let work = tokio::task::spawn_blocking(move || {
         let file = File::open(&tar).map_err(|source| Reason::Prepare { path: tar, source })?;
-        rootfs::apply(file, &upper, Marks::Trusted, ROOTFS_LIMITS).map_err(Reason::Rootfs)
+        rootfs::apply(file, &upper, Marks::Trusted, ROOTFS_LIMITS, until).map_err(Reason::Rootfs)
     });
     Ok(work
         .await

@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use tar::{EntryType, Header};
 use thiserror::Error;
@@ -84,13 +85,23 @@ pub enum ApplyError {
     /// More than the limits allow.
     #[error("the archive of changes holds more than {} entries or {} bytes", .0.entries, .0.bytes)]
     Limit(Limits),
+    /// It took longer than it may.
+    #[error("the archive of changes was not applied in time; {0} entries were")]
+    Deadline(u64),
 }
 
-/// Puts the changes in `archive` into `upper`, which must be empty and not be mounted as part of an overlay.
+/// Puts the changes in `archive` into `upper`, which must be empty and not be mounted as part of an overlay. Gives up at
+/// `until`.
 ///
 /// # Errors
 /// See [`ApplyError`]. What was applied until then stays, see [`super::clear`].
-pub fn apply(archive: impl Read, upper: &Path, marks: Marks, limits: Limits) -> Result<Stats, ApplyError> {
+pub fn apply(
+    archive: impl Read,
+    upper: &Path,
+    marks: Marks,
+    limits: Limits,
+    until: Instant,
+) -> Result<Stats, ApplyError> {
     let open = |source| ApplyError::Open {
         path: upper.to_owned(),
         source,
@@ -104,6 +115,7 @@ pub fn apply(archive: impl Read, upper: &Path, marks: Marks, limits: Limits) -> 
         place,
         marks,
         limits,
+        until,
         stats: Stats::default(),
         directories: Vec::new(),
         buffer,
@@ -126,6 +138,7 @@ struct Target {
     place: Place,
     marks: Marks,
     limits: Limits,
+    until: Instant,
     stats: Stats,
     /// Times of directories are set last: making what is in them changes them.
     directories: Vec<(EntryPath, (i64, i64))>,
@@ -146,6 +159,13 @@ impl Target {
         pax::parse(&data).map_err(|key| ApplyError::Record { entry, key })
     }
 
+    fn in_time(&self) -> Result<(), ApplyError> {
+        if Instant::now() > self.until {
+            return Err(ApplyError::Deadline(self.stats.entries));
+        }
+        Ok(())
+    }
+
     fn entry(
         &mut self,
         header: &Header,
@@ -157,6 +177,7 @@ impl Target {
         if number > self.limits.entries {
             return Err(ApplyError::Limit(self.limits));
         }
+        self.in_time()?;
         let kind = header.entry_type();
         let stored = header.entry_size().map_err(ApplyError::Archive)?;
         let name = records

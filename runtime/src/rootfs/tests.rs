@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{SFlag, makedev, mknod};
@@ -14,6 +15,11 @@ use nix::sys::stat::{SFlag, makedev, mknod};
 use super::*;
 
 mod hostile;
+
+/// Later than any test takes.
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
 
 const LIMITS: Limits = Limits {
     entries: 100_000,
@@ -133,7 +139,7 @@ fn round_trip(prepare: impl Fn(&Path), change: impl Fn(&Path)) -> (Vec<u8>, Over
     let expected = listing(&donor.merged());
     let mut archive = Vec::new();
     let taken = diff(&donor.upper(), Marks::Trusted, &mut archive).unwrap();
-    let put = apply(archive.as_slice(), &clone.upper(), Marks::Trusted, LIMITS).unwrap();
+    let put = apply(archive.as_slice(), &clone.upper(), Marks::Trusted, LIMITS, soon()).unwrap();
     assert_eq!(taken, put);
     let mut again = Vec::new();
     diff(&clone.upper(), Marks::Trusted, &mut again).unwrap();
@@ -343,7 +349,7 @@ fn thousands_of_files_take_no_time() {
     diff(upper.path(), Marks::Trusted, &mut archive).unwrap();
     let clone = tempfile::tempdir().unwrap();
     let begin = std::time::Instant::now();
-    apply(archive.as_slice(), clone.path(), Marks::Trusted, LIMITS).unwrap();
+    apply(archive.as_slice(), clone.path(), Marks::Trusted, LIMITS, soon()).unwrap();
     let took = begin.elapsed();
     assert!(took.as_secs() < 5, "5000 files took {took:?}");
     println!("5000 files: {took:?}");

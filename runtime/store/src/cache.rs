@@ -24,7 +24,7 @@ use thaw_snapshot::{Blob, Digest, Manifest};
 use thiserror::Error;
 
 mod seal;
-mod fetch;
+pub(crate) mod fetch;
 pub(crate) mod file;
 pub(crate) mod pages;
 pub(crate) mod entry;

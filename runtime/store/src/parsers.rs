@@ -6,6 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use thaw_snapshot::{Blob, Pages};
 
+use crate::cache::fetch::Waiting;
 use crate::cache::{entry, file, pages};
 use crate::{EntryError, FetchError};
 
@@ -22,7 +23,7 @@ pub fn images(archive: &[u8]) -> Result<BTreeMap<String, Vec<u8>>, EntryError> {
 /// # Errors
 /// As [`crate::Cache::fetch`].
 pub fn archive(blob: &Blob, packed: &[u8], target: &Path) -> Result<(), FetchError> {
-    file::decompress("archive", blob, packed, target)
+    file::decompress("archive", blob, packed, target, &Waiting::default())
 }
 
 /// Verifies and unpacks a blob of the length that `pages` says into page files in `directory`.

@@ -123,6 +123,7 @@ impl Target {
         }
         let mut left = segment.length;
         while left > 0 {
+            self.in_time()?;
             let want = usize::try_from(left).map_or(self.buffer.len(), |left| left.min(self.buffer.len()));
             content
                 .read_exact(&mut self.buffer[..want])

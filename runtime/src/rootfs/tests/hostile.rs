@@ -54,7 +54,7 @@ impl Forge {
             entries: 10,
             bytes: 1000,
         };
-        let result = apply(self.0.as_slice(), &upper, Marks::Trusted, limits);
+        let result = apply(self.0.as_slice(), &upper, Marks::Trusted, limits, soon());
         assert_eq!(
             fs::read_dir(directory.path()).unwrap().count(),
             1,
@@ -221,7 +221,7 @@ fn only_attributes_of_the_list() {
         .pax(&[("SCHILY.xattr.user.overlay.redirect", b"/")])
         .file("x")
         .0;
-    let result = apply(archive.as_slice(), upper.path(), Marks::User, LIMITS);
+    let result = apply(archive.as_slice(), upper.path(), Marks::User, LIMITS, soon());
     assert!(matches!(result, Err(ApplyError::Attribute { .. })));
 }
 
@@ -231,6 +231,9 @@ fn limits_hold() {
     assert!(matches!(many.apply(), Err(ApplyError::Limit(_))));
     let big = forge().entry(EntryType::Regular, b"big", b"", &[0; 1001]);
     assert!(matches!(big.apply(), Err(ApplyError::Limit(_))));
+    let upper = tempfile::tempdir().unwrap();
+    let late = apply(forge().file("x").0.as_slice(), upper.path(), Marks::Trusted, LIMITS, Instant::now());
+    assert!(matches!(late, Err(ApplyError::Deadline(_))), "{late:?}");
     // A size without the bytes to go with it.
     let mut cut = forge().entry(EntryType::Regular, b"cut", b"", &[0; 900]);
     cut.0.truncate(1000);
@@ -275,7 +278,7 @@ fn maps_of_holes_add_up() {
 fn the_upper_directory_must_be_empty_and_entries_new() {
     let upper = tempfile::tempdir().unwrap();
     fs::write(upper.path().join("x"), "").unwrap();
-    let result = apply(forge().0.as_slice(), upper.path(), Marks::Trusted, LIMITS);
+    let result = apply(forge().0.as_slice(), upper.path(), Marks::Trusted, LIMITS, soon());
     assert!(matches!(result, Err(ApplyError::NotEmpty(_))));
     assert!(matches!(
         forge().file("x").file("x").apply(),

@@ -5,6 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -164,7 +166,7 @@ impl Cache {
         .await?;
         let cache = self.clone();
         let wanted = manifest.clone();
-        let entry = blocking("the seal", move || cache.install(&wanted, temp, chunks)).await?;
+        let entry = blocking("the seal", move |_waiting| cache.install(&wanted, temp, chunks)).await?;
         Ok(Fetched {
             entry,
             bytes: archives + manifest.blobs.pages.size,
@@ -174,7 +176,7 @@ impl Cache {
     async fn get_blocking(&self, manifest: &Manifest) -> Result<Option<Entry>, FetchError> {
         let cache = self.clone();
         let manifest = manifest.clone();
-        blocking("the cache", move || {
+        blocking("the cache", move |_waiting| {
             cache.get(&manifest).map_err(FetchError::Cache)
         })
         .await
@@ -255,12 +257,38 @@ fn is_taken(error: &io::Error) -> bool {
     )
 }
 
+/// Tells work on a thread that nobody waits for it any more. A thread can't be ended from outside, and what it unpacks
+/// may be a thousand times what came.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Waiting(Arc<AtomicBool>);
+
+impl Waiting {
+    /// Fails when nobody waits. To be asked before every step of some megabytes.
+    pub(super) fn check(&self) -> Result<(), FetchError> {
+        if self.0.load(Ordering::Relaxed) {
+            return Err(FetchError::Deadline);
+        }
+        Ok(())
+    }
+}
+
+/// Sets the mark when the future that holds it is dropped.
+struct Gone(Waiting);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs `work` on a thread that may block.
 pub(super) async fn blocking<T: Send + 'static>(
     what: &str,
-    work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
+    work: impl FnOnce(&Waiting) -> Result<T, FetchError> + Send + 'static,
 ) -> Result<T, FetchError> {
-    match tokio::task::spawn_blocking(work).await {
+    let gone = Gone(Waiting::default());
+    let waiting = gone.0.clone();
+    match tokio::task::spawn_blocking(move || work(&waiting)).await {
         Ok(result) => result,
         Err(_died) => Err(FetchError::Worker {
             what: what.to_owned(),

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use thaw_snapshot::{Blob, Blobs, Digest};
 
 use super::archives;
-use super::fetch::{FetchError, blocking, read_range};
+use super::fetch::{FetchError, Waiting, blocking, read_range};
 use crate::store::Store;
 
 /// Bytes per request, and the most of an archive that is held in memory.
@@ -39,17 +39,17 @@ async fn fetch(
     let expected = blob.clone();
     if blob.size <= PIECE {
         let bytes = read_range(store, &blob.digest, blob.size, 0..blob.size).await?;
-        return blocking(name, move || {
+        return blocking(name, move |waiting| {
             verify(name, &expected, Digest::of(&bytes))?;
-            decompress(name, &expected, bytes.as_ref(), &target)
+            decompress(name, &expected, bytes.as_ref(), &target, waiting)
         })
         .await;
     }
     let packed = directory.join(format!("{name}.zst"));
     download(store, blob, &packed, name).await?;
-    blocking(name, move || {
+    blocking(name, move |waiting| {
         let file = File::open(&packed).map_err(|e| FetchError::disk(&packed, 0, e))?;
-        decompress(name, &expected, file, &target)?;
+        decompress(name, &expected, file, &target, waiting)?;
         std::fs::remove_file(&packed).map_err(|e| FetchError::disk(&packed, 0, e))
     })
     .await
@@ -63,7 +63,7 @@ async fn download(store: &dyn Store, blob: &Blob, path: &Path, name: &'static st
         let end = blob.size.min(start + PIECE);
         let bytes = read_range(store, &blob.digest, blob.size, start..end).await?;
         let path = path.to_owned();
-        state = blocking(name, move || append(state, &bytes, &path)).await?;
+        state = blocking(name, move |_waiting| append(state, &bytes, &path)).await?;
         start = end;
     }
     verify(name, blob, Digest::from_hasher(state.1))
@@ -92,7 +92,13 @@ fn verify(name: &str, blob: &Blob, found: Digest) -> Result<(), FetchError> {
 
 /// Decompresses verified bytes to a new read-only file. Stops at the size that the manifest says, so that a small
 /// blob can't fill the disk.
-pub(crate) fn decompress(name: &str, blob: &Blob, packed: impl Read, target: &Path) -> Result<(), FetchError> {
+pub(crate) fn decompress(
+    name: &str,
+    blob: &Blob,
+    packed: impl Read,
+    target: &Path,
+    waiting: &Waiting,
+) -> Result<(), FetchError> {
     let broken = |source| FetchError::Decompress {
         what: name.to_owned(),
         raw_size: blob.raw_size,
@@ -105,6 +111,7 @@ pub(crate) fn decompress(name: &str, blob: &Blob, packed: impl Read, target: &Pa
     let mut buffer = vec![0; 256 << 10];
     let mut written = 0;
     loop {
+        waiting.check()?;
         let length = decoder.read(&mut buffer).map_err(broken)?;
         if length == 0 {
             break;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use thaw_snapshot::{Chunk, Digest, Pages};
 
-use super::fetch::{FetchError, blocking, read_range};
+use super::fetch::{FetchError, Waiting, blocking, read_range};
 use super::file::create;
 use super::seal::chunk_hash;
 use crate::store::Store;
@@ -54,7 +54,7 @@ pub(crate) fn unpack_all(pages: &Pages, blob: &Bytes, directory: &Path) -> Resul
     let target = Target::create(pages, directory)?;
     for request in plan(&pages.chunks) {
         let part = request.range.start as usize..request.range.end as usize;
-        unpack(&request, &blob.slice(part), &target)?;
+        unpack(&request, &blob.slice(part), &target, &Waiting::default())?;
     }
     Ok(())
 }
@@ -103,11 +103,19 @@ async fn fetch_one(
     target: Arc<Target>,
 ) -> Result<(usize, Vec<String>), FetchError> {
     let bytes = read_range(store, digest, size, request.range.clone()).await?;
-    blocking("memory pages", move || unpack(&request, &bytes, &target)).await
+    blocking("memory pages", move |waiting| {
+        unpack(&request, &bytes, &target, waiting)
+    })
+    .await
 }
 
 /// Verifies, decompresses and writes the chunks of one request.
-fn unpack(request: &Request, bytes: &Bytes, target: &Target) -> Result<(usize, Vec<String>), FetchError> {
+fn unpack(
+    request: &Request,
+    bytes: &Bytes,
+    target: &Target,
+    waiting: &Waiting,
+) -> Result<(usize, Vec<String>), FetchError> {
     let mut decompressor = zstd::bulk::Decompressor::new().map_err(|source| FetchError::Decompress {
         what: "memory pages".into(),
         raw_size: 0,
@@ -118,6 +126,7 @@ fn unpack(request: &Request, bytes: &Bytes, target: &Target) -> Result<(usize, V
     let mut rest: &[u8] = bytes;
     let mut raw_start = request.raw_start;
     for (index, chunk) in request.chunks.iter().enumerate() {
+        waiting.check()?;
         let what = || format!("chunk {}", request.first + index);
         let broken = |source| FetchError::Decompress {
             what: what(),
