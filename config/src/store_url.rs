@@ -171,7 +171,12 @@ fn segments(rest: &str) -> Result<Vec<String>, StoreUrlError> {
     if path.is_empty() {
         return Ok(Vec::new());
     }
-    let allowed = |b: u8| !matches!(b, b'%' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'|' | b'^' | b'{' | b'}');
+    let allowed = |b: u8| {
+        !matches!(
+            b,
+            b'%' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'|' | b'^' | b'{' | b'}'
+        )
+    };
     path.split('/')
         .map(|segment| match segment {
             "" | "." | ".." => Err(StoreUrlError::Path),

@@ -23,6 +23,7 @@ impl Reason {
             Self::Fetch(error) => Some(of_fetch(error)),
             Self::Entry(EntryError::Read { .. } | EntryError::Changed { .. }) => Some(Blame::Passing),
             Self::Rootfs(ApplyError::Make { source, .. }) if is_full(source.kind()) => Some(Blame::Passing),
+            Self::Rootfs(ApplyError::Deadline(_)) => Some(Blame::Passing),
             Self::Entry(_)
             | Self::Images(_)
             | Self::Facts(_)

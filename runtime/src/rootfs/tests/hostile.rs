@@ -232,7 +232,13 @@ fn limits_hold() {
     let big = forge().entry(EntryType::Regular, b"big", b"", &[0; 1001]);
     assert!(matches!(big.apply(), Err(ApplyError::Limit(_))));
     let upper = tempfile::tempdir().unwrap();
-    let late = apply(forge().file("x").0.as_slice(), upper.path(), Marks::Trusted, LIMITS, Instant::now());
+    let late = apply(
+        forge().file("x").0.as_slice(),
+        upper.path(),
+        Marks::Trusted,
+        LIMITS,
+        Instant::now(),
+    );
     assert!(matches!(late, Err(ApplyError::Deadline(_))), "{late:?}");
     // A size without the bytes to go with it.
     let mut cut = forge().entry(EntryType::Regular, b"cut", b"", &[0; 900]);
