@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use thaw_snapshot::fingerprint::diff;
-use thaw_snapshot::{KeyDocument, Manifest, matching};
+use thaw_snapshot::matching::{self, Place};
+use thaw_snapshot::{KeyDocument, Manifest};
 
 /// Most fields that two fingerprints can differ in: each takes three bytes of JSON at least, in either.
 fn most_differences(data: &[u8]) -> usize {
@@ -24,9 +25,17 @@ pub(crate) fn run(data: &[u8]) {
         }
     }
     if let Some(first) = document.variants.first() {
-        // Whatever is chosen is for this key.
-        if let Ok(chosen) = matching::choose(&document, &first.key, &first.host) {
-            assert_eq!(chosen.key, first.key);
+        for memory_limit in [None, Some(0), Some(u64::MAX)] {
+            let place = Place {
+                host: &first.host,
+                memory_limit,
+                exists: |path| path.len() % 2 == 0,
+            };
+            match matching::choose(&document, &first.key, place) {
+                // Whatever is chosen is for this key, and fits.
+                Ok(chosen) => assert_eq!(matching::check(chosen, &first.key, place), Ok(())),
+                Err(mismatches) => assert_eq!(mismatches.len(), document.variants.len()),
+            }
         }
     }
 }

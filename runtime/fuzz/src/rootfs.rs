@@ -21,7 +21,13 @@ pub(crate) fn run(data: &[u8]) {
     must(fs::create_dir(&upper));
     let before = must(RootAttributes::of(&upper));
     let soon = Instant::now() + Duration::from_secs(5);
-    let result = apply(archive::mend(data).as_slice(), &upper, Marks::Trusted, LIMITS, soon);
+    let result = apply(
+        archive::mend(data).as_slice(),
+        &upper,
+        Marks::Trusted,
+        LIMITS,
+        soon,
+    );
     if let Ok(stats) = result {
         assert!(
             stats.entries <= LIMITS.entries && stats.bytes <= LIMITS.bytes,
