@@ -70,7 +70,8 @@ pub struct Store {
     /// How long a boot waits for the first answer after such a rest. Default 30 ms: a store that is near has answered
     /// by then, and a cold start may not lose more than 50 ms to a store that is known to be dead.
     pub probe: Duration,
-    /// How long "there is no snapshot" is remembered, for stores that are not directories. Default 2 s: long enough
+    /// How long "there is no snapshot" and other answers that are of no use are remembered, for stores that are not
+    /// directories. Default 2 s: long enough
     /// for the replicas of a deployment that start together, short enough that a snapshot which another node has
     /// just published is soon found.
     pub remember_misses: Duration,

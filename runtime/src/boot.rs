@@ -46,6 +46,7 @@ mod checkpoint;
 mod blame;
 mod reason;
 
+pub use crate::misses::Said;
 pub use blame::put_aside;
 pub use hooks::{HooksError, POSTSTOP_VERB, run_poststop};
 pub use reason::{Ineligible, Reason};

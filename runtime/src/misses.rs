@@ -1,4 +1,4 @@
-//! What this node remembers of keys without a snapshot, for a moment: `STATE/.store/PLACE/misses/KEY`.
+//! What this node remembers of keys without a usable snapshot, for a moment: `STATE/.store/PLACE/misses/KEY`.
 //!
 //! The replicas of a deployment start together, and each would ask a store at the other end of a connection of its
 //! own for the same key. A directory is asked again: that costs less than the note.
@@ -6,13 +6,15 @@
 //! A snapshot that this node publishes is found at once: publishing leaves a note with its time, and only a question
 //! that was asked later may say "none".
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thaw_config::{NodeConfig, Scheme, StoreUrl};
-use thaw_snapshot::{Digest, Key};
+use thaw_snapshot::{Digest, Key, KeyDocument};
+use thaw_store::{LookupError, StoreError};
 
 use crate::{notes, outage};
 
@@ -30,10 +32,49 @@ pub(crate) struct Misses {
 /// The note of one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
-    /// There was nothing when this was asked, or there is something since; in milliseconds since 1970.
+    /// When this was asked, or published; in milliseconds since 1970.
     at: u64,
-    /// It is the latter.
-    published: bool,
+    /// What the store said; `None` when there is a snapshot since.
+    said: Option<Said>,
+}
+
+/// What a store can say of a key, quickly and clearly, beside a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Said {
+    /// There is nothing under it.
+    Nothing,
+    /// It may not be read.
+    Denied,
+    /// Something that is no key document, or that of another key.
+    Broken,
+}
+
+impl Said {
+    /// What an answer comes to; `None` for a key document, and for none at all.
+    pub(crate) fn of(answer: &Result<Option<KeyDocument>, LookupError>) -> Option<Self> {
+        match answer {
+            Ok(None) => Some(Self::Nothing),
+            Ok(Some(_)) => None,
+            Err(LookupError::Store(StoreError::Denied { .. })) => Some(Self::Denied),
+            Err(
+                LookupError::Document { .. }
+                | LookupError::WrongKey { .. }
+                | LookupError::Store(StoreError::TooLarge { .. }),
+            ) => Some(Self::Broken),
+            Err(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "there was no snapshot for this image and spec",
+            Self::Denied => "the store did not allow to read the key",
+            Self::Broken => "what stood under the key could not be read",
+        })
+    }
 }
 
 /// Tells the starts on this node that there is a snapshot under `key` in the store at `url` now.
@@ -57,26 +98,26 @@ impl Misses {
         self.directory.join(Digest::of(key.path().as_bytes()).hex())
     }
 
-    /// How long ago the store had nothing under `key`, if that still holds.
-    pub(crate) fn known(&self, key: &Key) -> Option<Duration> {
+    /// What the store said of `key` and how long ago, if that still holds.
+    pub(crate) fn known(&self, key: &Key) -> Option<(Said, Duration)> {
         let known: Known = notes::read(&self.note(key))?;
         let age = Duration::from_millis(notes::now().checked_sub(known.at)?);
-        (!known.published && age < self.hold).then_some(age)
+        Some((known.said?, age)).filter(|_| age < self.hold)
     }
 
-    /// The store has nothing under `key`; it was asked at `asked`, in milliseconds since 1970.
-    pub(crate) fn missed(&self, key: &Key, asked: u64) {
+    /// The store has nothing of use under `key`; it was asked at `asked`, in milliseconds since 1970.
+    pub(crate) fn missed(&self, key: &Key, asked: u64, said: Said) {
         let Some(_turn) = notes::turn(&self.directory) else {
             return;
         };
         let note = self.note(key);
-        if notes::read::<Known>(&note).is_some_and(|known| known.published && known.at >= asked) {
+        if notes::read::<Known>(&note).is_some_and(|known| known.said.is_none() && known.at >= asked) {
             return;
         }
         self.sweep();
         let known = Known {
             at: asked,
-            published: false,
+            said: Some(said),
         };
         if let Err(error) = notes::write(&note, &known) {
             log::debug!("write {}: {error}", note.display());
@@ -89,7 +130,7 @@ impl Misses {
         let _turn = notes::turn(&self.directory);
         let known = Known {
             at: notes::now(),
-            published: true,
+            said: None,
         };
         if let Err(error) = notes::write(&self.note(key), &known) {
             log::warn!("write {}: {error}", self.note(key).display());
@@ -137,7 +178,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let misses = Misses::new(directory.path(), Duration::from_secs(60));
         assert_eq!(misses.known(&key("a")), None);
-        misses.missed(&key("a"), notes::now());
+        misses.missed(&key("a"), notes::now(), Said::Nothing);
         assert!(misses.known(&key("a")).is_some());
         assert_eq!(misses.known(&key("b")), None);
         let short = Misses::new(directory.path(), Duration::ZERO);
@@ -151,12 +192,12 @@ mod tests {
         let asked = notes::now();
         misses.published(&key("a"));
         // The answer to a question from before.
-        misses.missed(&key("a"), asked);
+        misses.missed(&key("a"), asked, Said::Nothing);
         assert_eq!(misses.known(&key("a")), None);
         // It was removed since.
-        misses.missed(&key("a"), notes::now() + 1);
+        misses.missed(&key("a"), notes::now() + 1, Said::Nothing);
         assert_eq!(misses.known(&key("a")), None, "a time to come is no time");
-        misses.missed(&key("b"), asked);
+        misses.missed(&key("b"), asked, Said::Nothing);
         misses.published(&key("b"));
         assert_eq!(misses.known(&key("b")), None);
     }
@@ -166,9 +207,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let misses = Misses::new(directory.path(), Duration::from_secs(60));
         for number in 0..CROWDED {
-            misses.missed(&key(&number.to_string()), 1);
+            misses.missed(&key(&number.to_string()), 1, Said::Nothing);
         }
-        misses.missed(&key("last"), notes::now());
+        misses.missed(&key("last"), notes::now(), Said::Nothing);
         let left = fs::read_dir(directory.path().join("misses")).unwrap().count();
         assert!(left <= 3, "{left}");
         assert!(misses.known(&key("last")).is_some());

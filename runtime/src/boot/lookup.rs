@@ -13,6 +13,7 @@ use super::ask::Asked;
 use super::eligible::{Eligible, check_kubernetes};
 use super::{Boot, Reason, Request};
 use crate::key::{Bundle, SHARED, Start};
+use crate::misses::Said;
 use crate::quarantine::Quarantine;
 use crate::timeline::Timeline;
 
@@ -55,7 +56,7 @@ pub(super) async fn find(
 
     timeline.key = keys.first().map(Key::path);
     timeline.stage("lookup");
-    let store = Asked::open(boot, &policy)?;
+    let store = Asked::new(boot, &policy);
     let limit = memory_limit(&bundle.spec);
     let manifest = first(boot, &store, keys, limit, timeline).await?;
     let id = manifest.id();
@@ -96,7 +97,12 @@ async fn first(
             timeline.stage("lookup");
         }
         let document = match store.document(boot, &key).await {
-            Err(miss @ (Reason::Miss | Reason::MissKnown { .. })) => {
+            Err(
+                miss @ (Reason::Miss
+                | Reason::Known {
+                    said: Said::Nothing, ..
+                }),
+            ) => {
                 reason.get_or_insert(miss);
                 continue;
             }

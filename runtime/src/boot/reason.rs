@@ -15,6 +15,7 @@ use super::rights::RightsError;
 use crate::host::HostError;
 use crate::identify::IdentifyError;
 use crate::key::KeyError;
+use crate::misses::Said;
 use crate::quarantine::Inmate;
 use crate::rootfs::ApplyError;
 use crate::words::chain;
@@ -50,9 +51,11 @@ pub enum Reason {
     /// The store has nothing under the key.
     #[error("there is no snapshot for this image and spec")]
     Miss,
-    /// It had nothing under the key when it was asked a moment ago.
-    #[error("there was no snapshot for this image and spec {ms} ms ago")]
-    MissKnown {
+    /// It had nothing of use under the key when it was asked a moment ago.
+    #[error("{said} {ms} ms ago")]
+    Known {
+        /// What it said.
+        said: Said,
         /// How long ago.
         ms: u128,
     },
@@ -246,9 +249,18 @@ impl Reason {
             Self::Identify(IdentifyError::Moved { .. } | IdentifyError::ImageGone { .. }) => "image_moved",
             Self::Identify(_) => "identify_failed",
             Self::Store(_) => "store_invalid",
+            Self::Known {
+                said: Said::Broken, ..
+            } => "manifest_invalid",
+            Self::Known {
+                said: Said::Denied, ..
+            } => "lookup_failed",
             Self::Lookup(LookupError::Document { .. } | LookupError::WrongKey { .. }) => "manifest_invalid",
             Self::Lookup(_) => "lookup_failed",
-            Self::Miss | Self::MissKnown { .. } => "no_snapshot",
+            Self::Miss
+            | Self::Known {
+                said: Said::Nothing, ..
+            } => "no_snapshot",
             Self::StoreResting { .. } | Self::StoreWakes { .. } => "store_resting",
             Self::Quarantined(_) => "quarantined",
             Self::Mismatch(Mismatch::Memory { .. }) => "memory_limit",
