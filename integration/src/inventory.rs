@@ -86,6 +86,11 @@ impl Inventory {
         Ok(Self(found))
     }
 
+    /// Each thing that there is.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// Fails with what is there and was not in `before`.
     ///
     /// # Errors
