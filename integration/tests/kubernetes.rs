@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use thaw_integration::{
-    Cluster, FakeCriu, Pod, Way, cell, ok, restart_containerd, restart_kubelet, spawn, until,
+    Cluster, FakeCriu, Pod, Way, cell, cell_refused, ok, restart_containerd, restart_kubelet, spawn, until,
 };
 
 const CLIENT: &str = "Kubernetes";
@@ -172,12 +172,16 @@ fn containerd_takes_the_samples() -> Result<()> {
 /// A server with a sidecar, whose Deployment is in `kubernetes/web.yaml`.
 const WEB: &str = "web";
 
-/// Captures the server of the Deployment, and lets another pod take its place.
-fn with_restored_web(cluster: &Cluster) -> Result<Pod> {
+/// Starts the Deployment, cold.
+fn donor_of(cluster: &Cluster) -> Result<Pod> {
     cluster.apply(include_str!("kubernetes/web.yaml"))?;
     cluster.rolled_out(WEB)?;
-    let donor = cluster.pod(WEB)?;
-    cluster.capture(&donor, WEB)?;
+    cluster.pod(WEB)
+}
+
+/// Captures the server of the Deployment, and lets another pod take its place.
+fn clone_of(cluster: &Cluster, donor: &Pod) -> Result<Pod> {
+    cluster.capture(donor, WEB)?;
     cluster.scale(WEB, 0)?;
     cluster.scale(WEB, 1)?;
     let clone = cluster.pod(WEB)?;
@@ -194,7 +198,7 @@ fn pod_that(cluster: &Cluster, what: &str, condition: impl Fn(&Pod) -> bool) -> 
 }
 
 /// Files go in and out, a port is forwarded.
-fn moves_data(cluster: &Cluster, pod: &Pod) -> Result<()> {
+fn moves_data(cluster: &Cluster, pod: &Pod, way: Way) -> Result<()> {
     let (out, back) = (cluster.lab.path("out"), cluster.lab.path("back"));
     std::fs::write(&out, "by kubectl cp")?;
     let inside = format!("{}:/tmp/copied", pod.name);
@@ -202,13 +206,54 @@ fn moves_data(cluster: &Cluster, pod: &Pod) -> Result<()> {
     cluster.kubectl(&["cp", "-c", WEB, &out, &inside])?;
     cluster.kubectl(&["cp", "-c", WEB, &inside, &back])?;
     assert_eq!(std::fs::read_to_string(&back)?, "by kubectl cp");
-    cell(CLIENT, "kubectl cp", Way::Restored);
+    cell(CLIENT, "kubectl cp", way);
 
     let target = format!("pod/{}", pod.name);
     let forward = spawn(&cluster.line(&["port-forward", &target, "18000:8000"]))?;
     answers("http://127.0.0.1:18000/healthz")?;
     drop(forward);
-    cell(CLIENT, "kubectl port-forward", Way::Restored);
+    cell(CLIENT, "kubectl port-forward", way);
+    Ok(())
+}
+
+/// The kubelet knows what the server uses.
+fn has_stats(cluster: &Cluster, pod: &Pod, way: Way) -> Result<()> {
+    until("the memory of the pod", Duration::from_secs(120), || {
+        let stats = cluster.kubectl(&["get", "--raw", "/api/v1/nodes/lab/proxy/stats/summary"])?;
+        let stats: serde_json::Value = serde_json::from_str(&stats)?;
+        let pods = stats["pods"].as_array().cloned().unwrap_or_default();
+        let own = pods.iter().find(|one| one["podRef"]["name"] == pod.name.as_str());
+        let containers = own.and_then(|one| one["containers"].as_array().cloned());
+        let used = containers.into_iter().flatten().any(|container| {
+            container["name"] == WEB && container["memory"]["workingSetBytes"].as_u64() > Some(8 << 20)
+        });
+        Ok(used.then_some(()))
+    })?;
+    cell(CLIENT, "stats", way);
+    Ok(())
+}
+
+/// More memory than its limit: the server is killed, and the kubelet says why.
+fn runs_out_of_memory(cluster: &Cluster, pod: &Pod, way: Way) -> Result<()> {
+    // The file counts for the container; the largest process is the server, so the kernel ends that one.
+    cluster.sh_in(
+        pod,
+        WEB,
+        "nohup dd if=/dev/zero of=/memory/file bs=64k count=8192 >/dev/null 2>&1 & sleep 0.1",
+    )?;
+    let after = until("the end of the server", Duration::from_secs(120), || {
+        let pods = cluster.pods(WEB)?;
+        Ok(pods
+            .into_iter()
+            .find(|one| one.name == pod.name && one.restarts(WEB) > pod.restarts(WEB)))
+    })?;
+    let last = &after.status(WEB)["lastState"]["terminated"];
+    assert_eq!(
+        (&last["reason"], &last["exitCode"]),
+        (&"OOMKilled".into(), &137.into()),
+        "{last}"
+    );
+    cell(CLIENT, "OOM kill", way);
     Ok(())
 }
 
@@ -218,22 +263,12 @@ fn a_restored_pod_lives_on() -> Result<()> {
     let Some(cluster) = Cluster::enter("a_restored_pod_lives_on") else {
         return Ok(());
     };
-    let clone = with_restored_web(&cluster)?;
-    moves_data(&cluster, &clone)?;
-    until("the memory of the pod", Duration::from_secs(120), || {
-        let stats = cluster.kubectl(&["get", "--raw", "/api/v1/nodes/lab/proxy/stats/summary"])?;
-        let stats: serde_json::Value = serde_json::from_str(&stats)?;
-        let pods = stats["pods"].as_array().cloned().unwrap_or_default();
-        let own = pods
-            .iter()
-            .find(|pod| pod["podRef"]["name"] == clone.name.as_str());
-        let containers = own.and_then(|pod| pod["containers"].as_array().cloned());
-        let used = containers.into_iter().flatten().any(|container| {
-            container["name"] == WEB && container["memory"]["workingSetBytes"].as_u64() > Some(8 << 20)
-        });
-        Ok(used.then_some(()))
-    })?;
-    cell(CLIENT, "stats", Way::Restored);
+    let donor = donor_of(&cluster)?;
+    moves_data(&cluster, &donor, Way::Cold)?;
+    has_stats(&cluster, &donor, Way::Cold)?;
+    let clone = clone_of(&cluster, &donor)?;
+    moves_data(&cluster, &clone, Way::Restored)?;
+    has_stats(&cluster, &clone, Way::Restored)?;
 
     restart_kubelet()?;
     restart_containerd()?;
@@ -271,7 +306,56 @@ fn a_restored_pod_lives_on() -> Result<()> {
     let next = pod_that(&cluster, "the next pod", |pod| pod.name != clone.name)?;
     cluster.assert_restored(&next, WEB)?;
     cell(CLIENT, "deletion", Way::Restored);
+    runs_out_of_memory(&cluster, &next, Way::Restored)?;
     cluster.done()
+}
+
+/// A snapshot of one Kubernetes namespace is nothing for another.
+#[test]
+fn tenants_do_not_share() -> Result<()> {
+    let Some(cluster) = Cluster::enter("tenants_do_not_share") else {
+        return Ok(());
+    };
+    let clone = clone_of(&cluster, &donor_of(&cluster)?)?;
+    let manifest = cluster.lab.path("neighbour.yaml").display().to_string();
+    std::fs::write(&manifest, include_str!("kubernetes/web.yaml"))?;
+    let neighbour = Neighbour;
+    ok(&["kubectl", "create", "namespace", "neighbour"])?;
+    let kubectl = |words: &[&str]| ok(&[&["kubectl", "--namespace", "neighbour"], words].concat());
+    kubectl(&["apply", "-f", &manifest])?;
+    kubectl(&["rollout", "status", "deployment/web", "--timeout=50s"])?;
+    let pod = kubectl(&["get", "pods", "-o", "jsonpath={.items[0].metadata.name}"])?;
+    let outcome = cluster.outcome_of(&format!("neighbour/{pod}/{WEB}"))?;
+    assert_eq!(
+        (outcome.result.as_str(), outcome.reason.as_str()),
+        ("cold", "no_snapshot")
+    );
+    cluster.assert_restored(&clone, WEB)?;
+    cell_refused(
+        CLIENT,
+        "snapshot of another namespace",
+        Way::Restored,
+        "`no_snapshot`",
+    );
+    drop(neighbour);
+    cluster.done()
+}
+
+/// A second namespace; removed when dropped.
+struct Neighbour;
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        let words = [
+            "kubectl",
+            "delete",
+            "namespace",
+            "neighbour",
+            "--ignore-not-found",
+            "--timeout=50s",
+        ];
+        thaw_integration::run(&words).ok();
+    }
 }
 
 /// Of the containers of a pod only the one with a snapshot is restored, and while it is, the others answer.
@@ -280,7 +364,7 @@ fn containers_of_one_pod() -> Result<()> {
     let Some(cluster) = Cluster::enter("containers_of_one_pod") else {
         return Ok(());
     };
-    let clone = with_restored_web(&cluster)?;
+    let clone = clone_of(&cluster, &donor_of(&cluster)?)?;
     let pause = cluster.outcome_of(&cluster.id(&clone, "")?)?;
     assert_eq!(pause.reason, "sandbox", "the pause container is never looked up");
     assert!(
