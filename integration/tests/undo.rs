@@ -156,7 +156,7 @@ fn a_step_before_the_restore_leaves_a_first_start() -> Result<()> {
     lab.nothing_left().context("rewrite")?;
 
     // Some of it is there already when the rest turns out to be missing.
-    let tar = forge::tar_with("srv/marker", b"half");
+    let tar = forge::Tar::new().file("srv/marker", b"half").bytes();
     forge::replace_rootfs(&lab.store(), &[&tar[..1024], &tar[..600]].concat())?;
     same(&lab, &first, "rootfs", &["rootfs_diff_failed"])?;
     lab.done()
