@@ -15,10 +15,14 @@ mod quarantine;
 mod node;
 mod mistake;
 mod store_url;
+mod capture;
+mod readiness;
 mod policy;
 
+pub use capture::Capture;
 pub use mistake::{ConfigError, Mistake, Origin, Problem};
 pub use node::{DEFAULT_DIR, Deadlines, Loaded, NodeConfig, Store};
+pub use policy::{ANNOTATION_CAPTURE, ANNOTATION_READY, ANNOTATION_WARMUP, SelfCapture};
 pub use policy::{
     ANNOTATION_IGNORE_ENV, ANNOTATION_MOUNTS, ANNOTATION_PATH, ANNOTATION_POLICY, ANNOTATION_TCP,
 };
@@ -26,4 +30,5 @@ pub use policy::{
     MAX_IGNORED, PersistentMounts, Policy, PolicyError, PolicyProblem, SnapshotPolicy, TcpMode, UnknownWord,
 };
 pub use quarantine::Quarantine;
+pub use readiness::{Pattern, Probe, ReadinessError, Target, Warmup};
 pub use store_url::{Scheme, StoreUrl, StoreUrlError};

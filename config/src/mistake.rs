@@ -66,6 +66,9 @@ pub enum Problem {
     /// A length of time out of bounds.
     #[error("must be between 1ms and {}", humantime::format_duration(*.0))]
     DurationRange(Duration),
+    /// Not a size such as `16GiB`.
+    #[error("not a size such as \"512MiB\" or \"16GiB\"")]
+    Size,
     /// A path that would mean something else in each working directory.
     #[error("must be an absolute path")]
     Relative,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use url::Url;
 
+use crate::capture::Capture;
 use crate::mistake::{ConfigError, Mistake, Origin, Problem};
 use crate::policy::{PersistentMounts, SnapshotPolicy, TcpMode};
 use crate::quarantine::Quarantine;
@@ -35,6 +36,8 @@ pub struct NodeConfig {
     pub deadlines: Deadlines,
     /// How long a snapshot that failed here is left alone.
     pub quarantine: Quarantine,
+    /// Rules for captures.
+    pub capture: Capture,
     /// What becomes of established TCP connections. Default `auto`: keep what can go on, close what can't.
     pub tcp: TcpMode,
     /// Whether a container may be restored from a snapshot that was published for everybody (`thaw capture --scope
@@ -103,6 +106,7 @@ impl Default for NodeConfig {
             allowed_paths: Vec::new(),
             deadlines: Deadlines::default(),
             quarantine: Quarantine::default(),
+            capture: Capture::default(),
             tcp: TcpMode::Auto,
             shared_scope: false,
             persistent_mounts: PersistentMounts::Refuse,
@@ -233,6 +237,7 @@ impl NodeConfig {
         reader.read("deadlines.fetch", &mut config.deadlines.fetch, read::duration);
         reader.read("deadlines.restore", &mut config.deadlines.restore, read::duration);
         config.quarantine.read(reader);
+        config.capture.read(reader);
         reader.read("tcp", &mut config.tcp, |raw| read::word(raw, TcpMode::WORDS));
         reader.read("shared_scope", &mut config.shared_scope, read::boolean);
         reader.read("persistent_mounts", &mut config.persistent_mounts, |raw| {

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use thiserror::Error;
 
 use crate::node::NodeConfig;
+use crate::readiness::{Probe, ReadinessError, Warmup};
 use crate::store_url::{StoreUrl, StoreUrlError};
 
 /// Annotation: `IfPresent`, `Never` or `Required`.
@@ -25,6 +26,12 @@ pub const ANNOTATION_MOUNTS: &str = "thaw.dev/persistent-mounts";
 pub const MAX_IGNORED: usize = 64;
 /// Most bytes of one of these names.
 const MAX_VARIABLE: usize = 256;
+/// Annotation: `ready` has the container captured as soon as it is ready, `never` (as without it) does not.
+pub const ANNOTATION_CAPTURE: &str = "thaw.dev/capture";
+/// Annotation: how to tell that it is ready; see [`Probe`].
+pub const ANNOTATION_READY: &str = "thaw.dev/ready";
+/// Annotation: requests that are sent when it is ready and before it is captured; see [`Warmup`].
+pub const ANNOTATION_WARMUP: &str = "thaw.dev/warmup";
 
 /// Whether a container is restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,6 +78,19 @@ pub struct Policy {
     pub ignore_env: Vec<String>,
     /// Whether writable persistent mounts keep it from being restored.
     pub persistent_mounts: PersistentMounts,
+    /// It is captured when it is ready, if it started cold.
+    pub capture: Option<SelfCapture>,
+    /// How to tell that it is ready, also when it is captured by hand.
+    pub ready: Option<Probe>,
+    /// What it is sent before it is captured, also by hand.
+    pub warmup: Option<Warmup>,
+}
+
+/// A container that has itself captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SelfCapture {
+    /// How to tell that it is ready.
+    pub ready: Probe,
 }
 
 /// Annotations that can't be followed.
@@ -107,6 +127,12 @@ pub enum PolicyProblem {
     /// Not a store.
     #[error("not the URL of a store")]
     Url(#[source] StoreUrlError),
+    /// Not a probe or a warm-up.
+    #[error("not understood")]
+    Readiness(#[source] ReadinessError),
+    /// `capture = ready` without a way to tell.
+    #[error("capture=ready needs the annotation {ANNOTATION_READY}")]
+    NoProbe,
     /// Not under a prefix that the node's `allowed_paths` lists.
     #[error("the node's allowed_paths does not cover it")]
     NotAllowed,
@@ -142,6 +168,9 @@ impl Policy {
                     // A snapshot may still be taken of it.
                     ignore_env: names(annotations).unwrap_or_default(),
                     persistent_mounts: node.persistent_mounts,
+                    capture: None,
+                    ready: None,
+                    warmup: None,
                 });
             }
             (Required, _) | (_, Some(Required)) => Required,
@@ -155,14 +184,75 @@ impl Policy {
             names(annotations).map_err(|problem| fail(ANNOTATION_IGNORE_ENV, required, problem))?;
         let mounts = word(annotations, ANNOTATION_MOUNTS, PersistentMounts::WORDS)
             .map_err(|problem| fail(ANNOTATION_MOUNTS, required, problem))?;
+        let wishes = Wishes::of(node, annotations)
+            .map_err(|(annotation, problem)| fail(annotation, required, problem))?;
         Ok(Self {
             snapshot,
             store,
             tcp: tcp.unwrap_or(node.tcp),
             ignore_env,
             persistent_mounts: mounts.unwrap_or(node.persistent_mounts),
+            capture: wishes.capture,
+            ready: wishes.ready,
+            warmup: wishes.warmup,
         })
     }
+}
+
+/// What a container wants of captures.
+struct Wishes {
+    capture: Option<SelfCapture>,
+    ready: Option<Probe>,
+    warmup: Option<Warmup>,
+}
+
+impl Wishes {
+    fn of(
+        node: &NodeConfig,
+        annotations: &HashMap<String, String>,
+    ) -> Result<Self, (&'static str, PolicyProblem)> {
+        let at = |annotation| move |problem| (annotation, problem);
+        let ready: Option<Probe> = readiness(annotations, ANNOTATION_READY).map_err(at(ANNOTATION_READY))?;
+        let warmup = readiness(annotations, ANNOTATION_WARMUP).map_err(at(ANNOTATION_WARMUP))?;
+        let capture = self_capture(node, annotations, ready.as_ref()).map_err(at(ANNOTATION_CAPTURE))?;
+        Ok(Self {
+            capture,
+            ready,
+            warmup,
+        })
+    }
+}
+
+fn self_capture(
+    node: &NodeConfig,
+    annotations: &HashMap<String, String>,
+    ready: Option<&Probe>,
+) -> Result<Option<SelfCapture>, PolicyProblem> {
+    let Some(text) = annotations.get(ANNOTATION_CAPTURE) else {
+        return Ok(None);
+    };
+    match (text.as_str(), ready) {
+        ("never", _) => Ok(None),
+        ("ready", None) => Err(PolicyProblem::NoProbe),
+        ("ready", Some(ready)) => Ok(node
+            .capture
+            .by_annotation
+            .then(|| SelfCapture { ready: ready.clone() })),
+        (other, _) => Err(PolicyProblem::Word {
+            found: other.chars().take(32).collect(),
+            known: "ready, never",
+        }),
+    }
+}
+
+fn readiness<T: FromStr<Err = ReadinessError>>(
+    annotations: &HashMap<String, String>,
+    name: &str,
+) -> Result<Option<T>, PolicyProblem> {
+    let text = annotations.get(name);
+    text.map(|text| text.parse())
+        .transpose()
+        .map_err(PolicyProblem::Readiness)
 }
 
 fn word<T: FromStr>(

@@ -33,6 +33,9 @@ fn nothing_said_means_the_node_s_rules() {
             tcp: TcpMode::Auto,
             ignore_env: Vec::new(),
             persistent_mounts: PersistentMounts::Refuse,
+            capture: None,
+            ready: None,
+            warmup: None,
         }
     );
 }
@@ -145,4 +148,26 @@ fn persistent_mounts_are_refused_unless_somebody_says_so() {
         PersistentMounts::Refuse
     );
     assert!(resolve(&node, &[(ANNOTATION_MOUNTS, "yes")]).is_err());
+}
+
+#[test]
+fn self_capture_needs_a_probe_and_the_node_s_leave() {
+    let probe = (ANNOTATION_READY, "tcp:80");
+    let ready = (ANNOTATION_CAPTURE, "ready");
+    let node = NodeConfig::default();
+    let policy = resolve(&node, &[ready, probe]).unwrap();
+    assert_eq!(policy.capture.unwrap().ready, Probe::Tcp(80));
+    let both = [probe, (ANNOTATION_CAPTURE, "never")];
+    assert_eq!(resolve(&node, &both).unwrap().capture, None);
+    assert_eq!(resolve(&node, &[probe]).unwrap().capture, None);
+    let error = resolve(&node, &[ready]).unwrap_err();
+    assert_eq!(error.problem, PolicyProblem::NoProbe);
+    let error = resolve(&node, &[probe, (ANNOTATION_CAPTURE, "always")]).unwrap_err();
+    assert_eq!(error.annotation, ANNOTATION_CAPTURE);
+    let error = resolve(&node, &[(ANNOTATION_WARMUP, "tcp:80,1")]).unwrap_err();
+    assert_eq!(error.problem, PolicyProblem::Readiness(ReadinessError::Warmup));
+
+    let mut forbids = NodeConfig::default();
+    forbids.capture.by_annotation = false;
+    assert_eq!(resolve(&forbids, &[ready, probe]).unwrap().capture, None);
 }

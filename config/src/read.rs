@@ -67,6 +67,24 @@ pub(crate) fn duration(raw: Raw) -> Result<Duration, Problem> {
     Ok(value)
 }
 
+/// Bytes: a whole number, and `KiB`, `MiB`, `GiB` or `TiB`.
+pub(crate) fn size(raw: Raw) -> Result<u64, Problem> {
+    let text = text(raw)?;
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &text[digits.len()..] {
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return Err(Problem::Size),
+    };
+    let count: u64 = digits.trim_end().parse().or(Err(Problem::Size))?;
+    count
+        .checked_mul(1 << shift)
+        .filter(|size| *size > 0)
+        .ok_or(Problem::Size)
+}
+
 pub(crate) fn absolute_path(raw: Raw) -> Result<PathBuf, Problem> {
     let path = PathBuf::from(text(raw)?);
     if path.is_absolute() {
