@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
-use thaw_config::{ConfigError, NodeConfig, SnapshotPolicy};
+use thaw_config::{ConfigError, NodeConfig, SelfCapture, SnapshotPolicy};
 use thaw_runc::{CreateOptions, Runc, RuncError};
 use thaw_store::EntryError;
 
@@ -152,6 +152,8 @@ pub struct Created {
     pub outcome: Outcome,
     /// The hold to let go at Start; `None` for a cold start, where `runc start` does that.
     pub held: Option<Held>,
+    /// It started cold and is to be captured when it is ready.
+    pub capture: Option<SelfCapture>,
 }
 
 /// Why there is no container.
@@ -233,11 +235,17 @@ impl Boot {
                 return Err(error);
             }
         };
+        let capture = timeline.capture.take().filter(|_| held.is_none());
         let way = if held.is_some() { Way::Restored } else { Way::Cold };
         let outcome = timeline.finish(request, way);
         record.write(request, &self.runc, &outcome);
         log::log!(outcome.level(), "{}", outcome.summary());
-        Ok(Created { pid, outcome, held })
+        Ok(Created {
+            pid,
+            outcome,
+            held,
+            capture,
+        })
     }
 
     async fn bring_up(
@@ -248,11 +256,14 @@ impl Boot {
         timeline: &mut Timeline,
     ) -> Result<(i32, Option<Held>), CreateError> {
         let (required, tried) = match eligible::check(self, request, rootfs, timeline) {
-            Ok(eligible) => (
-                eligible.policy.snapshot == SnapshotPolicy::Required,
-                self.try_restore(request, rootfs, streams, eligible, timeline)
-                    .await,
-            ),
+            Ok(eligible) => {
+                timeline.capture = eligible.policy.capture.clone();
+                (
+                    eligible.policy.snapshot == SnapshotPolicy::Required,
+                    self.try_restore(request, rootfs, streams, eligible, timeline)
+                        .await,
+                )
+            }
             Err(refused) => (refused.required, Err(Failed::Clean(*refused.reason))),
         };
         if let Err(Failed::Clean(reason) | Failed::Stuck(reason, _)) = &tried {

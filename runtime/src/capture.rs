@@ -8,14 +8,15 @@
 //! written, last of all; whatever fails before leaves no trace there and a running application here.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use thaw_config::NodeConfig;
+use thaw_config::{NodeConfig, PolicyError};
 use thaw_criu::{CheckError, ReadError};
 use thaw_runc::{Runc, RuncError};
 use thaw_snapshot::Manifest;
-use thaw_store::{OpenError, PackError, PublishError};
+use thaw_store::{OpenError, PackError, PublishError, PutMode, Store};
 
 use crate::host::HostError;
 use crate::identify::{Containerd, Identify as _, IdentifyError};
@@ -24,14 +25,22 @@ use crate::record::RecordError;
 use crate::rootfs::DiffError;
 
 mod find;
+mod prepare;
+mod refuse;
 mod room;
 mod freeze;
 mod dump;
 mod noting;
 mod read;
 mod publish;
+mod lease;
+mod standing;
+mod when_ready;
 
 pub use freeze::{ROOTFS_VERB, write_rootfs_diff};
+pub use refuse::Refusal;
+pub use standing::{Standing, State};
+pub use when_ready::{WhenReadyError, capture_when_ready, log_seen};
 
 /// What to capture.
 #[derive(Debug, Clone)]
@@ -46,6 +55,12 @@ pub struct Request {
     pub stop: bool,
     /// The program that writes the rootfs diff when it is called with [`ROOTFS_VERB`]: the tool itself.
     pub helper: PathBuf,
+    /// Restore it once before it is published.
+    pub proof: bool,
+    /// Publish nothing in which secrets are found.
+    pub refuse_secrets: bool,
+    /// What to do about a snapshot that stands under the same key.
+    pub mode: PutMode,
 }
 
 /// Why the changes of a root filesystem can't be written.
@@ -71,6 +86,8 @@ pub enum RootfsError {
 pub enum Step {
     /// Finding the container and its image.
     Identify,
+    /// The application is asked if it is ready, and warmed up.
+    Warm,
     /// The application stands still: memory and files are being copied.
     Freeze,
     /// The application runs again: the copy is being compressed.
@@ -158,6 +175,12 @@ pub enum CaptureError {
     /// It could never be restored.
     #[error("such a container is never restored, so a snapshot would be of no use")]
     Useless(#[source] crate::boot::Ineligible),
+    /// It can't be dumped, or should not be.
+    #[error("capture the container")]
+    Refused(#[source] Refusal),
+    /// Its annotations can't be followed.
+    #[error("follow the container's annotations")]
+    Policy(#[source] PolicyError),
     /// Its image can't be told.
     #[error("identify the image")]
     Identify(#[source] IdentifyError),
@@ -238,6 +261,12 @@ pub enum CaptureError {
         #[source]
         source: Box<PublishError>,
     },
+    /// Another snapshot came first.
+    #[error("publish the snapshot: {store} has one under the same key by now")]
+    AlreadyThere {
+        /// The store.
+        store: String,
+    },
     /// A thread failed.
     #[error("run {step} on a thread")]
     Thread {
@@ -246,7 +275,34 @@ pub enum CaptureError {
     },
 }
 
-/// Takes a snapshot and publishes it to the node's store. A snapshot that stands under the same key is replaced.
+impl CaptureError {
+    /// Stable code, listed in `docs/capture.md`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Cancelled => "cancelled",
+            Self::NotFound { .. } | Self::Record(_) => "not_found",
+            Self::NotRunning { .. } => "not_running",
+            Self::Refused(refusal) => refusal.code(),
+            Self::Spec(_) => "spec_unreadable",
+            Self::Policy(_) => "annotation_invalid",
+            Self::Useless(_) => "never_restored",
+            Self::State(_) | Self::Donor(_) => "donor_unreadable",
+            Self::Identify(_) => "identify_failed",
+            Self::Host(_) => "host_unfit",
+            Self::Room { .. } | Self::Pack(_) => "no_room",
+            Self::Dump { .. } | Self::Rootfs { .. } => "dump_failed",
+            Self::DumpDeadline { .. } | Self::Resume { .. } => "dump_timeout",
+            Self::Read { .. } | Self::Check(_) | Self::Facts(_) => "dump_invalid",
+            Self::Store(_) => "store_invalid",
+            Self::Publish { .. } => "publish_failed",
+            Self::AlreadyThere { .. } => "already_there",
+            Self::Thread { .. } => "internal",
+        }
+    }
+}
+
+/// Takes a snapshot and publishes it to the node's store.
 ///
 /// # Errors
 /// See [`CaptureError`]. The container runs on, unless the dump that was to end it has succeeded, or
@@ -265,11 +321,8 @@ pub async fn capture(
     let known = containerd.identify(&request.namespace, &request.id);
     let known = known.await.map_err(CaptureError::Identify)?;
     let host = find::host(config, &donor.runc).await?;
-    let store = thaw_store::open(
-        config.store.url.as_url(),
-        &crate::boot::store_options(&config.store),
-    )
-    .map_err(CaptureError::Store)?;
+    let store = open(config)?;
+    prepare::prepare(config, request, &donor, &host, progress).await?;
     cancel.check()?;
 
     progress.step(Step::Freeze);
@@ -292,11 +345,12 @@ pub async fn capture(
     }
     progress.step(Step::Pack);
     let packed = publish::pack(&checked, progress).await?;
+    let manifest = publish::manifest(&checked, &packed, about);
     if !request.stop {
         cancel.check()?;
     }
     progress.step(Step::Publish);
-    let manifest = publish::publish(&*store, &checked, packed, about).await?;
+    publish::publish(&*store, &packed, &manifest, request.mode).await?;
     progress.step(Step::Prime);
     publish::prime(config, &*store, &manifest).await;
     Ok(Captured {
@@ -304,6 +358,14 @@ pub async fn capture(
         store: store.url().to_owned(),
         frozen: checked.frozen,
     })
+}
+
+fn open(config: &NodeConfig) -> Result<Arc<dyn Store>, CaptureError> {
+    thaw_store::open(
+        config.store.url.as_url(),
+        &crate::boot::store_options(&config.store),
+    )
+    .map_err(CaptureError::Store)
 }
 
 /// runc, with the settings that the shim uses for the container.

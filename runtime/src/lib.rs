@@ -10,6 +10,7 @@ pub mod outcome;
 pub mod record;
 pub mod docker;
 pub mod quarantine;
+pub mod ready;
 pub mod rootfs;
 pub mod network;
 pub mod host;

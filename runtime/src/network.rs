@@ -20,7 +20,7 @@ pub use loopback::{LOOPBACK_VERB, loopback_up, run_hook};
 ///
 /// # Errors
 /// That the namespace can't be joined, or what `work` answered.
-fn visit<T: Send>(
+pub(crate) fn visit<T: Send>(
     path: &Path,
     kind: CloneFlags,
     work: impl FnOnce() -> io::Result<T> + Send,
@@ -42,15 +42,18 @@ fn visit<T: Send>(
 /// # Errors
 /// What the kernel answered.
 pub fn addresses(path: &Path) -> io::Result<Vec<IpAddr>> {
-    visit(path, CloneFlags::CLONE_NEWNET, || {
-        let interfaces = nix::ifaddrs::getifaddrs()?;
-        let mut found: Vec<IpAddr> = interfaces
-            .filter_map(|interface| address(interface.address?))
-            .collect();
-        found.sort_unstable();
-        found.dedup();
-        Ok(found)
-    })
+    visit(path, CloneFlags::CLONE_NEWNET, own_addresses)
+}
+
+/// All addresses in the network namespace of this thread.
+pub(crate) fn own_addresses() -> io::Result<Vec<IpAddr>> {
+    let interfaces = nix::ifaddrs::getifaddrs()?;
+    let mut found: Vec<IpAddr> = interfaces
+        .filter_map(|interface| address(interface.address?))
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
 }
 
 fn address(raw: nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {

@@ -1,6 +1,7 @@
 //! What a node remembers of a container while it lives: `/run/thaw/<namespace>/<id>/`.
 //!
-//! `outcome.json` says how it came up, `container.json` how the shim drives it, so that a capture can find it. Both
+//! `outcome.json` says how it came up, `container.json` how the shim drives it, so that a capture can find it, and
+//! `capture.json` how far it is with capturing itself. They
 //! are read by programs of the same user only (the directory is closed to others).
 
 use std::fs::{self, DirBuilder};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use thaw_runc::Runc;
 
 use crate::boot::Request;
+use crate::capture::Standing;
 use crate::outcome::Outcome;
 
 mod find;
@@ -138,6 +140,19 @@ impl Record {
     /// See [`RecordError`].
     pub fn container(&self) -> Result<Option<Container>, RecordError> {
         self.get("container.json")
+    }
+
+    /// How far it is with capturing itself; `None` when it does not, or it is gone.
+    ///
+    /// # Errors
+    /// See [`RecordError`].
+    pub fn capture(&self) -> Result<Option<Standing>, RecordError> {
+        self.get("capture.json")
+    }
+
+    /// Notes that, unless the record is gone.
+    pub(crate) fn put_capture(&self, standing: &Standing) -> io::Result<()> {
+        self.put("capture.json", standing)
     }
 
     fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RecordError> {

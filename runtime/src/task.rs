@@ -40,6 +40,17 @@ pub(crate) fn inner_pid(pid: i32) -> Option<i32> {
     line.split_whitespace().last()?.parse().ok()
 }
 
+/// When a process was started, in clock ticks since boot: with its pid, who it is. `None` when it has ended.
+pub(crate) fn started(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything; the state is the field after it (man 5 proc_pid_stat).
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    match fields.next()? {
+        "Z" | "X" => None,
+        _ => fields.nth(18)?.parse().ok(),
+    }
+}
+
 /// Kills what is left of a restore: `init` takes its whole pid namespace along.
 pub(crate) fn kill_tree(init: i32) {
     end(&tree(init));

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
+use thaw_config::SelfCapture;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -21,6 +22,8 @@ pub(crate) struct Timeline {
     pub(crate) key: Option<String>,
     /// The snapshot that was chosen.
     pub(crate) snapshot: Option<String>,
+    /// What the container wants if it starts cold.
+    pub(crate) capture: Option<SelfCapture>,
     /// What was moved.
     pub(crate) bytes: Bytes,
 }
@@ -34,6 +37,7 @@ impl Timeline {
             reason: None,
             key: None,
             snapshot: None,
+            capture: None,
             bytes: Bytes::default(),
         }
     }

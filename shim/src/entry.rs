@@ -9,11 +9,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use thaw_runtime::boot::{POSTSTOP_VERB, run_poststop};
+use thaw_runtime::capture::{ROOTFS_VERB, write_rootfs_diff};
 use thaw_runtime::network::{LOOPBACK_VERB, run_hook};
 use thaw_runtime::words::chain;
 
 use crate::flags::{Action, Flags};
-use crate::{info, remove, serve, start};
+use crate::self_capture::CAPTURE_VERB;
+use crate::{info, remove, self_capture, serve, start};
 
 /// Runs the shim with the arguments, the program's name first.
 #[must_use]
@@ -42,6 +44,14 @@ fn act(name: &str, args: impl Iterator<Item = String>) -> Result<(), Box<dyn Err
             Path::new(&args.next().unwrap_or_default()),
             io::stdin(),
         )?);
+    }
+    // Not containerd either: this program beside itself, and CRIU during a capture.
+    if args.next_if(|arg| arg == CAPTURE_VERB).is_some() {
+        return Ok(self_capture::run(args)?);
+    }
+    if args.next_if(|arg| arg == ROOTFS_VERB).is_some() {
+        let (upper, tar) = (args.next().unwrap_or_default(), args.next().unwrap_or_default());
+        return Ok(write_rootfs_diff(Path::new(&upper), Path::new(&tar))?);
     }
     let flags = Flags::parse(args)?;
     match flags.action {

@@ -11,6 +11,7 @@ mod console;
 mod copy;
 mod sink;
 mod target;
+mod watch;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,6 +29,8 @@ use console::ConsoleSocket;
 use copy::{copy, copy_stdin};
 use sink::{Sink, Source};
 pub use target::{Scheme, Spec};
+use watch::Lines;
+pub use watch::Watch;
 
 /// How long the rest of the output may take when the process has ended; somebody else may hold the pipe open.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -63,6 +66,7 @@ pub struct Prepared {
     logger: Option<Logger>,
     console: Option<ConsoleSocket>,
     ends: Mutex<Ends>,
+    watch: Option<Arc<Watch>>,
 }
 
 impl Prepared {
@@ -107,7 +111,19 @@ impl Prepared {
             logger,
             console,
             ends: Mutex::default(),
+            watch: None,
         })
+    }
+
+    /// Has the output looked at on its way. To be called before runc gets its streams: a logging program otherwise
+    /// reads the container's pipes itself.
+    pub fn watch(&mut self, watch: Watch) {
+        self.watch = Some(Arc::new(watch));
+    }
+
+    /// Nobody wants to know any more.
+    pub fn forget_watch(&mut self) {
+        self.watch = None;
     }
 
     fn pipe(&self) -> io::Result<(OwnedFd, OwnedFd)> {
@@ -121,7 +137,9 @@ impl Prepared {
 
     /// An end for runc, and the shim's end of the same pipe unless a logging program reads it.
     fn output(&self, logged: Option<&OwnedFd>) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
-        if let Some(pipe) = logged {
+        if let Some(pipe) = logged
+            && self.watch.is_none()
+        {
             return Ok((pipe.try_clone()?, None));
         }
         let (read, write) = self.pipe()?;
@@ -143,20 +161,25 @@ impl Prepared {
                 (Some(master.try_clone()?), Some(master.try_clone()?), None)
             }
         };
-        let mut stdout = self.stdout;
-        if attached.console.is_some()
-            && let Some(logger) = &self.logger
-        {
-            stdout = Sink::poll(logger.stdout.try_clone()?)?;
+        let (mut stdout, mut stderr) = (self.stdout, self.stderr);
+        // It has no pipe of the container's where the shim has read one.
+        if let Some(logger) = &self.logger {
+            if output.is_some() {
+                stdout = Sink::poll(logger.stdout.try_clone()?)?;
+            }
+            if error.is_some() {
+                stderr = Sink::poll(logger.stderr.try_clone()?)?;
+            }
         }
         if let (Some(source), Some(input)) = (self.stdin, input) {
             let (fifo, hold) = source.split();
             attached.hold = hold;
             attached.stdin = Some(tokio::spawn(copy_stdin(fifo, Sink::poll(input)?)));
         }
-        for (from, to) in [(output, stdout), (error, self.stderr)] {
+        for (from, to) in [(output, stdout), (error, stderr)] {
             if let Some(from) = from {
-                attached.copies.push(tokio::spawn(copy(from, to)));
+                let lines = self.watch.clone().map(Lines::new);
+                attached.copies.push(tokio::spawn(copy(from, to, lines)));
             }
         }
         attached.logger = self.logger;

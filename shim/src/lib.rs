@@ -16,6 +16,7 @@ mod info;
 mod remove;
 mod logger;
 mod serve;
+mod self_capture;
 pub mod reaper;
 pub mod events;
 pub mod io;

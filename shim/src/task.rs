@@ -13,6 +13,7 @@ mod registry;
 mod service;
 mod create;
 mod start;
+mod self_capture;
 mod exec;
 mod watch;
 mod exits;

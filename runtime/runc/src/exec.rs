@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
+use crate::abort::kill_descendants;
 use crate::command::{Runc, Streams};
 use crate::create::read_pid;
 use crate::error::RuncError;
@@ -51,5 +53,26 @@ impl Runc {
         std::fs::remove_file(path).ok();
         ended?;
         read_pid("exec", &options.pid_file)
+    }
+
+    /// Runs a program in a running container as its init was started (user, directory, environment), to its end. What
+    /// it prints is thrown away.
+    ///
+    /// # Errors
+    /// See [`RuncError`]; [`RuncError::Failed`] when it does not end with 0, [`RuncError::Deadline`] when it does not
+    /// end within `limit`, after which it is killed.
+    pub async fn exec_to_end(&self, id: &str, words: &[String], limit: Duration) -> Result<(), RuncError> {
+        let mut command = self.command("exec");
+        die_with_parent(command.arg(id).args(words));
+        let stdio = [Stdio::null(), Stdio::null(), Stdio::null()];
+        self.run_with_abort(
+            "exec",
+            command,
+            Streams::Inherit(stdio),
+            limit,
+            Some(kill_descendants),
+        )
+        .await
+        .map(drop)
     }
 }

@@ -58,7 +58,12 @@ impl Boot {
                 record.write(request, &self.runc, &outcome);
                 log::info!("{}", outcome.summary());
                 let held = Some(Held::new(pid, Vec::new()));
-                Ok(Created { pid, outcome, held })
+                Ok(Created {
+                    pid,
+                    outcome,
+                    held,
+                    capture: None,
+                })
             }
             Err(reason) => {
                 self.undo_checkpoint(request, rootfs, &record).await;

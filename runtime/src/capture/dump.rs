@@ -130,6 +130,8 @@ mod tests {
             },
             runc: Runc::new(root.join("runc"), root, Arc::new(PlainSpawner)),
             policy: Policy::resolve(&NodeConfig::default(), &HashMap::new()).unwrap(),
+            pid: 0,
+            started: 0,
             upper: root.to_owned(),
             hostname: String::new(),
             addresses: Vec::new(),
@@ -153,6 +155,9 @@ mod tests {
             id: "clone".to_owned(),
             shared: false,
             stop: false,
+            proof: false,
+            refuse_secrets: false,
+            mode: thaw_store::PutMode::Replace,
             helper: PathBuf::new(),
         };
         let limit = Duration::from_millis(500);

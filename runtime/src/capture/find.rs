@@ -1,5 +1,6 @@
 //! Step 1: the container, its spec, its runc, and what its processes see of the world.
 
+use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use crate::key::{Bundle, read_bundle};
 use crate::network;
 use crate::record::{Container, Record};
 use crate::rootfs::Overlay;
+use crate::task::started;
 
 /// States of TCP connections that have a peer, as `/proc/net/tcp` writes them (include/net/tcp_states.h): all but
 /// TIME_WAIT, CLOSE and LISTEN.
@@ -28,6 +30,10 @@ pub(super) struct Donor {
     pub(super) runc: Runc,
     /// What its annotations and the node come to.
     pub(super) policy: Policy,
+    /// Host pid of its init.
+    pub(super) pid: i32,
+    /// When that was started, see [`started`].
+    pub(super) started: u64,
     /// Upper directory of its root filesystem.
     pub(super) upper: PathBuf,
     pub(super) hostname: String,
@@ -60,7 +66,12 @@ pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Dono
     let pid = state.pid;
     let namespace = |kind: &str| PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
     let addresses = network::addresses(&namespace("net")).map_err(CaptureError::Donor)?;
+    let gone = || CaptureError::NotRunning {
+        status: "gone".to_owned(),
+    };
     Ok(Donor {
+        started: started(pid).ok_or_else(gone)?,
+        pid,
         hostname: network::hostname_in(&namespace("uts")).map_err(CaptureError::Donor)?,
         addresses: addresses
             .into_iter()
@@ -84,6 +95,12 @@ pub(super) async fn host(config: &NodeConfig, runc: &Runc) -> Result<HostFacts, 
 }
 
 impl Donor {
+    /// What holds for it.
+    pub(super) fn policy(&self, config: &NodeConfig) -> Result<Policy, PolicyError> {
+        let none = HashMap::new();
+        Policy::resolve(config, self.bundle.spec.annotations().as_ref().unwrap_or(&none))
+    }
+
     /// The dump that ended the container has left its network locked, for the sake of its connections.
     pub(super) fn note_lock(&self, state: &Path) {
         if let Network::Joined(path) = network_of(&self.bundle.spec)

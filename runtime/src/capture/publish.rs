@@ -5,7 +5,7 @@ use std::time::Instant;
 use oci_spec::runtime::Spec;
 use thaw_config::NodeConfig;
 use thaw_snapshot::{DonorFacts, FORMAT_VERSION, HostFacts, ImageFacts, MAX_LIST, MAX_NAME, Manifest};
-use thaw_store::{Cache, Packed, PutMode, Store};
+use thaw_store::{Cache, Packed, Published, PutMode, Store};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -50,10 +50,25 @@ pub(super) async fn pack(checked: &Checked, progress: &dyn Progress) -> Result<P
 
 pub(super) async fn publish(
     store: &dyn Store,
-    checked: &Checked,
-    packed: Packed,
-    about: About<'_>,
-) -> Result<Manifest, CaptureError> {
+    packed: &Packed,
+    manifest: &Manifest,
+    mode: PutMode,
+) -> Result<(), CaptureError> {
+    let published = thaw_store::publish(store, packed, manifest, mode).await;
+    let published = published.map_err(|source| CaptureError::Publish {
+        store: store.url().to_owned(),
+        source: Box::new(source),
+    })?;
+    match published {
+        Published::Published => Ok(()),
+        Published::AlreadyThere => Err(CaptureError::AlreadyThere {
+            store: store.url().to_owned(),
+        }),
+    }
+}
+
+/// What the store is to say of the snapshot.
+pub(super) fn manifest(checked: &Checked, packed: &Packed, about: About<'_>) -> Manifest {
     let donor = about.donor;
     let (spec, stdin) = (&donor.bundle.spec, donor.container.stdin);
     let start = Start::new(about.namespace, spec, stdin, &donor.policy.ignore_env);
@@ -62,7 +77,7 @@ pub(super) async fn publish(
     } else {
         start.scope()
     };
-    let manifest = Manifest {
+    Manifest {
         format: FORMAT_VERSION,
         created: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
         fingerprint: start.fingerprint(&scope).document().clone(),
@@ -85,13 +100,7 @@ pub(super) async fn publish(
             masked_paths: masked_paths(spec),
         },
         blobs: packed.blobs.clone(),
-    };
-    let published = thaw_store::publish(store, &packed, &manifest, PutMode::Replace).await;
-    published.map_err(|source| CaptureError::Publish {
-        store: store.url().to_owned(),
-        source: Box::new(source),
-    })?;
-    Ok(manifest)
+    }
 }
 
 /// The masked paths that exist. Those of the kernel's own file systems are the same in every container; others are of

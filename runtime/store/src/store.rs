@@ -24,8 +24,11 @@ pub(crate) use open::s3;
 /// Where all key documents live.
 const KEY_PREFIX: &str = "v1/keys";
 
-/// The place of a key document in the store. Holds: below `v1/keys/`, ends in `.json`, four plain segments, none
-/// of them empty or a relative step.
+/// Where the leases on keys live.
+const LEASE_PREFIX: &str = "v1/leases";
+
+/// The place of a key document in the store, or of a lease on a key. Holds: below `v1/keys/` or `v1/leases/`, ends in
+/// `.json`, four plain segments, none of them empty or a relative step.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyPath(object_store::path::Path);
 
@@ -44,7 +47,18 @@ impl KeyPath {
         Self(object_store::path::Path::from(key.path()))
     }
 
-    /// Takes a path as a listing shows it.
+    /// The place of a lease on `key`. A lease that has run out stays, and its successor has the next `generation`: so
+    /// one conditional write decides who gets it, and no other is needed.
+    pub fn of_lease(key: &Key, generation: u32) -> Self {
+        let path = key.path();
+        let name = path.strip_prefix(KEY_PREFIX).unwrap_or(&path);
+        let name = name.strip_suffix(".json").unwrap_or(name);
+        Self(object_store::path::Path::from(format!(
+            "{LEASE_PREFIX}{name}.{generation}.json"
+        )))
+    }
+
+    /// Takes a path as a listing shows it; leases are not listed.
     ///
     /// # Errors
     /// When it is not one that [`KeyPath::of`] makes.

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use thaw_runtime::capture::{self, Cancel, CaptureError, Captured, Progress, Step};
 use thaw_snapshot::Digest;
+use thaw_store::PutMode;
 
 use super::context::Context;
 use super::failure::Failure;
@@ -27,6 +28,9 @@ pub(super) struct Capture {
     /// Who may be restored from it. `shared` is for everybody: publish nothing so that holds a secret
     #[arg(long, value_enum, default_value_t = Scope::Own)]
     scope: Scope,
+    /// Publish nothing in which secrets are found: well-known names in the environment, private keys in memory
+    #[arg(long)]
+    refuse_secrets: bool,
     /// Its id, the name that its client gave it, or the start of its id; in pods also POD/CONTAINER. It must run under
     /// io.containerd.thaw.v1
     container: String,
@@ -63,6 +67,9 @@ impl Capture {
             id: context.container(&self.container)?,
             shared: self.scope == Scope::Shared,
             stop: self.stop,
+            proof: false,
+            refuse_secrets: self.refuse_secrets || context.config.capture.refuse_secrets,
+            mode: PutMode::Replace,
             helper: std::env::current_exe()?,
         };
         let (progress, cancel) = (Reporter::new(), Cancel::default());
@@ -197,6 +204,7 @@ impl Progress for Reporter {
 fn words(step: Step) -> &'static str {
     match step {
         Step::Identify => "finding the container and its image",
+        Step::Warm => "asking the application",
         Step::Freeze => "copying memory and files, the application stands still",
         Step::Pack => "compressing, the application runs on",
         Step::Publish => "sending to the store",

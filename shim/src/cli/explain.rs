@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 
 use clap::Args;
+use serde::Serialize;
+use thaw_runtime::capture::{Standing, State};
 use thaw_runtime::outcome::{Outcome, Result as Way};
 use thaw_runtime::record::Record;
 
@@ -18,15 +20,33 @@ pub(super) struct Explain {
     container: String,
 }
 
+/// All that is known of it.
+#[derive(Debug, Serialize)]
+struct Told {
+    #[serde(flatten)]
+    outcome: Outcome,
+    /// How far it is with capturing itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capture: Option<Standing>,
+}
+
 impl Explain {
     pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
         let id = context.container(&self.container)?;
-        let outcome = Record::new(&context.config.state, &context.namespace, &id)
+        let record = Record::new(&context.config.state, &context.namespace, &id);
+        let outcome = record
             .outcome()?
             .ok_or_else(|| Failure::not_found(format!("the container {id} has just gone")))?;
-        context
-            .output
-            .print(&outcome, |outcome, out| in_words(outcome, out))
+        let told = Told {
+            outcome,
+            capture: record.capture()?,
+        };
+        context.output.print(&told, |told, out| {
+            in_words(&told.outcome, out)?;
+            told.capture
+                .as_ref()
+                .map_or(Ok(()), |standing| capture(standing, out))
+        })
     }
 }
 
@@ -78,4 +98,30 @@ fn stages(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+fn capture(standing: &Standing, out: &mut dyn Write) -> io::Result<()> {
+    let state = match standing.state {
+        State::Waiting => "waits until it is ready",
+        State::Capturing => "goes on",
+        State::Published => "is in the store",
+        State::Skipped => "was not needed",
+        State::Failed => "has failed",
+    };
+    writeln!(out)?;
+    writeln!(out, "Its own capture (thaw.dev/capture=ready) {state}.")?;
+    writeln!(out)?;
+    let mut facts = vec![
+        vec!["Probe:".to_owned(), plain(&standing.ready)],
+        vec!["Why:".to_owned(), plain(&standing.detail)],
+        vec!["Reason:".to_owned(), plain(&standing.code)],
+        vec!["At:".to_owned(), plain(&standing.at)],
+    ];
+    if let Some(snapshot) = &standing.snapshot {
+        facts.push(vec!["Snapshot:".to_owned(), plain(snapshot)]);
+    }
+    if let Some(ms) = standing.frozen_ms {
+        facts.push(vec!["Stood still:".to_owned(), format!("{ms} ms")]);
+    }
+    columns(&facts, out)
 }

@@ -13,15 +13,16 @@ use tokio::io::unix::AsyncFd;
 use crate::sys::watch;
 
 use super::sink::{Sink, nonblocking};
+use super::watch::Lines;
 
 /// What is read at once.
 const CHUNK: usize = 16 << 10;
 
 /// Copies until the source ends. A sink that breaks does not stop it: the container would block on a full pipe.
-pub(super) async fn copy(from: OwnedFd, mut to: Sink) {
+pub(super) async fn copy(from: OwnedFd, mut to: Sink, mut lines: Option<Lines>) {
     let Ok(from) = source(from) else { return };
     loop {
-        match step(&from, &mut to).await {
+        match step(&from, &mut to, &mut lines).await {
             Ok(true) => {}
             Ok(false) | Err(Broken::Source) => return,
             Err(Broken::Sink(error)) => {
@@ -39,7 +40,7 @@ pub(super) async fn copy_stdin(from: OwnedFd, mut to: Sink) {
         // It cannot be polled, and need not be.
         copy_file(file, to).await;
     } else if let Ok(from) = source(file.into()) {
-        while let Ok(true) = step(&from, &mut to).await {}
+        while let Ok(true) = step(&from, &mut to, &mut None).await {}
     }
 }
 
@@ -63,11 +64,11 @@ fn source(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 /// Waits for input and passes one chunk on; `false` at the end.
-async fn step(from: &AsyncFd<OwnedFd>, to: &mut Sink) -> Result<bool, Broken> {
+async fn step(from: &AsyncFd<OwnedFd>, to: &mut Sink, lines: &mut Option<Lines>) -> Result<bool, Broken> {
     let Ok(mut ready) = from.readable().await else {
         return Err(Broken::Source);
     };
-    let rest = match pass(from.get_ref(), to) {
+    let rest = match pass(from.get_ref(), to, lines) {
         Ok(Passed::All) => return Ok(true),
         Ok(Passed::End) => return Ok(false),
         Ok(Passed::Nothing) => {
@@ -90,11 +91,14 @@ enum Passed {
 }
 
 /// Not async, so that the chunk lives on the stack only for the length of this call.
-fn pass(from: &OwnedFd, to: &mut Sink) -> Result<Passed, Broken> {
+fn pass(from: &OwnedFd, to: &mut Sink, lines: &mut Option<Lines>) -> Result<Passed, Broken> {
     let mut chunk = [0; CHUNK];
     match nix::unistd::read(from, &mut chunk) {
         Ok(0) => Ok(Passed::End),
         Ok(count) => {
+            if lines.as_mut().is_some_and(|lines| !lines.feed(&chunk[..count])) {
+                *lines = None;
+            }
             let done = to.write_some(&chunk[..count]).map_err(Broken::Sink)?;
             Ok(if done == count {
                 Passed::All

@@ -49,6 +49,8 @@ pub(super) struct State {
     pub(super) held: Option<Held>,
     /// Restored, and not known to be well yet.
     pub(super) watch: Option<Watch>,
+    /// Started cold, and is to be captured when it is ready.
+    pub(super) capture: bool,
 }
 
 impl State {
@@ -62,6 +64,7 @@ impl State {
             oom,
             held: None,
             watch: None,
+            capture: false,
         }
     }
 

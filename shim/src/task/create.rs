@@ -18,6 +18,7 @@ use super::container::{Container, Fixed, State};
 use super::process::{End, Process};
 use super::refusal::Refusal;
 use super::registry::Target;
+use super::self_capture;
 use super::watch::Watch;
 use crate::cgroup::Cgroup;
 use crate::cgroup::oom::OomWatch;
@@ -72,12 +73,16 @@ impl Shim {
         let rootfs = Rootfs::new(mounts(&request), bundle, &spec.root.path);
         let streams = streams(&request);
         let owner = self.owner(&request.id, &options);
-        let prepared = Prepared::open(&streams, owner, &self.reaper)
+        let mut prepared = Prepared::open(&streams, owner, &self.reaper)
             .await
             .map_err(|error| Refusal::failure(&error))?;
         let boot_request = self.boot_request(&request, &options);
         let _starting = self.registry.starting();
         let (config, mistake) = node_config();
+        let record = Record::new(&config.state, &self.namespace, &request.id);
+        if let Some(watch) = self_capture::watch(&config, &spec, &record) {
+            prepared.watch(watch);
+        }
         let boot = Boot {
             config,
             mistake,
@@ -95,6 +100,9 @@ impl Shim {
                 .await
         };
         let created = created.map_err(refusal)?;
+        if created.capture.is_none() {
+            prepared.forget_watch();
+        }
         let mut init = Process::new(streams);
         init.pid = created.pid;
         init.streams = Some(attach(prepared, &runc, &request.id, &rootfs).await?);
@@ -113,11 +121,12 @@ impl Shim {
             rootfs,
             outlives_init: spec.outlives_init(),
             cgroup,
-            record: Record::new(&boot.config.state, &self.namespace, &request.id),
+            record,
         };
         let mut state = State::new(init, oom);
         state.watch = Watch::of(&boot.config, &created.outcome);
         state.held = created.held;
+        state.capture = created.capture.is_some();
         let container = Arc::new(Container::new(fixed, state));
         self.introduce(&request, container, created.pid);
         Ok(created.pid.cast_unsigned())

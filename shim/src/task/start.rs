@@ -61,6 +61,11 @@ impl Shim {
         if let Some(end) = state.init.early.take() {
             self.ended(container, &mut state, "", end);
         }
+        let capture = std::mem::take(&mut state.capture);
+        drop(state);
+        if capture && started.is_ok() {
+            self.capture_when_ready(container);
+        }
         started.map(|()| pid)
     }
 
