@@ -1,10 +1,14 @@
 //! Containers that have themselves captured when they are ready, with annotations only.
 
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
-use thaw_integration::{Container, Lab, Python, Run, ok, until};
+use thaw_integration::{Container, FakeCriu, Lab, Python, Run, http, ok, run, until};
 
 /// Generous: other tests and builds may run on the same machine.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -75,6 +79,336 @@ fn from_cold_to_restored_by_annotations_alone() -> Result<()> {
         assert_eq!(standing(&clone.container)?, None);
         drop((donor, clone));
         ok(&["rm", "-r", &lab.store().display().to_string()])?;
+    }
+    lab.done()
+}
+
+/// Waits until its capture has failed, and answers the code and the words.
+fn failed(container: &Container) -> Result<(String, String)> {
+    let (state, code) = captured(container)?;
+    let words = standing(container)?.map(|standing| standing["detail"].to_string());
+    anyhow::ensure!(state == "failed", "{state} {code}: {words:?}");
+    Ok((code, words.unwrap_or_default()))
+}
+
+/// The process that captures the container.
+fn helper(container: &Container) -> Result<Pid> {
+    until("the process that captures", LIMIT, || {
+        let pid = standing(container)?.and_then(|standing| standing["pid"].as_i64());
+        Ok(pid.map(|pid| i32::try_from(pid).map(Pid::from_raw)).transpose()?)
+    })
+}
+
+#[test]
+fn redmine_captures_itself() -> Result<()> {
+    let Some(lab) = Lab::enter_with_image("redmine_captures_itself", "redmine") else {
+        return Ok(());
+    };
+    {
+        let run = |id: &str| {
+            Run::new(id, "redmine").flags(&[
+                "--hostname",
+                id,
+                "--annotation",
+                "thaw.dev/capture=ready",
+                "--annotation",
+                "thaw.dev/ready=http:3000/",
+                "--annotation",
+                "thaw.dev/warmup=http:3000/login,3",
+            ])
+        };
+        let answers = |container: &Container| {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 3000));
+            http::get(&container.netns()?, address, "/", LIMIT).map(drop)
+        };
+        let donor = run("donor").start()?;
+        donor.assert_cold("no_snapshot")?;
+        assert_published(&donor)?;
+        answers(&donor)?;
+        for id in ["clone-1", "clone-2"] {
+            let clone = run(id).start()?;
+            clone.assert_restored()?;
+            answers(&clone)?;
+            assert_eq!(clone.sh("hostname")?, format!("{id}\n"));
+        }
+    }
+    lab.done()
+}
+
+#[test]
+fn the_application_says_itself_that_it_is_ready() -> Result<()> {
+    let Some(lab) = Lab::enter("the_application_says_itself_that_it_is_ready") else {
+        return Ok(());
+    };
+    {
+        let donor = Python::ready(python(&lab, "donor", "file").start()?)?;
+        assert_eq!(standing(&donor.container)?.context("none")?["state"], "waiting");
+        donor
+            .container
+            .sh("mkdir -p /run/thaw && touch /run/thaw/ready")?;
+        assert_published(&donor.container)?;
+        Python::ready(python(&lab, "clone", "file").start()?)?
+            .container
+            .assert_restored()?;
+    }
+    lab.done()
+}
+
+#[test]
+fn of_two_that_start_at_once_one_is_captured() -> Result<()> {
+    let Some(lab) = Lab::enter("of_two_that_start_at_once_one_is_captured") else {
+        return Ok(());
+    };
+    {
+        let starts = ["one", "two", "three"].map(|id| {
+            let run = python(&lab, id, HTTP);
+            std::thread::spawn(move || run.start())
+        });
+        let containers = starts
+            .into_iter()
+            .map(|start| start.join().expect("no panic"))
+            .collect::<Result<Vec<_>>>()?;
+        let mut ends = Vec::new();
+        for container in &containers {
+            container.assert_cold("no_snapshot")?;
+            ends.push(captured(container)?);
+        }
+        let published = ends.iter().filter(|(state, _)| state == "published").count();
+        assert_eq!(published, 1, "{ends:?}");
+        let others = ends
+            .iter()
+            .filter(|(_, code)| code == "lease_held" || code == "already_there");
+        assert_eq!(others.count(), 2, "{ends:?}");
+        assert_eq!(snapshots()?, 1);
+        // Given back: nothing stands beside the keys.
+        let left = run(&[
+            "find",
+            &lab.store().join("v1/leases").display().to_string(),
+            "-type",
+            "f",
+        ])?;
+        assert_eq!(left.stdout, "");
+    }
+    lab.done()
+}
+
+#[test]
+fn a_killed_capture_leaves_a_running_container_and_no_lease_for_long() -> Result<()> {
+    let Some(lab) = Lab::enter("a_killed_capture_leaves_a_running_container_and_no_lease_for_long") else {
+        return Ok(());
+    };
+    lab.configure("capture.lease = \"3s\"")?;
+    // While it waits, and at some moments of the capture.
+    for (number, after) in [0, 100, 300, 600, 1000, 2000].into_iter().enumerate() {
+        let id = format!("donor-{number}");
+        let donor = Python::ready(python(&lab, &id, HTTP).start()?)?;
+        let pid = helper(&donor.container)?;
+        std::thread::sleep(Duration::from_millis(after));
+        // It may be done.
+        kill(pid, Signal::SIGKILL).ok();
+        donor
+            .get("/healthz")
+            .with_context(|| format!("killed after {after} ms"))?;
+        drop(donor);
+        if snapshots()? == 0 {
+            // The mark of the one that was killed runs out.
+            until("a capture after a killed one", LIMIT, || {
+                let next = Python::ready(python(&lab, "next", HTTP).start()?)?;
+                let (state, code) = captured(&next.container)?;
+                anyhow::ensure!(state == "published" || code == "lease_held", "{state} {code}");
+                Ok((state == "published").then_some(()))
+            })?;
+        }
+        Python::ready(python(&lab, "clone", HTTP).start()?)?
+            .container
+            .assert_restored()?;
+        ok(&["rm", "-r", &lab.store().display().to_string()])?;
+        lab.empty_cache()?;
+    }
+    lab.done()
+}
+
+#[test]
+fn one_that_does_not_become_ready_is_not_captured() -> Result<()> {
+    let Some(lab) = Lab::enter("one_that_does_not_become_ready_is_not_captured") else {
+        return Ok(());
+    };
+    lab.configure("capture.ready_deadline = \"2s\"")?;
+    for probe in ["tcp:9", "http:8000/none", "log:never", "exec:false", "file"] {
+        let donor = Python::ready(python(&lab, "donor", probe).start()?)?;
+        let (code, _) = failed(&donor.container)?;
+        assert_eq!(code, "not_ready", "{probe}");
+        assert_eq!(snapshots()?, 0);
+        donor.get("/healthz")?;
+    }
+    {
+        // By hand neither.
+        let donor = Python::ready(python(&lab, "donor", "tcp:9").start()?)?;
+        let ran = run(&["thaw", "capture", "donor"])?;
+        assert_eq!(ran.code, 4, "{ran:?}");
+        donor.get("/healthz")?;
+    }
+    lab.done()
+}
+
+/// Ends when it finds itself in another network namespace.
+const MORTAL: &str = "\
+import os, socket, threading, time
+born = os.readlink('/proc/self/ns/net')
+def watch():
+    while os.readlink('/proc/self/ns/net') == born:
+        time.sleep(0.05)
+    os._exit(3)
+threading.Thread(target=watch).start()
+server = socket.create_server(('0.0.0.0', 8000))
+while True:
+    server.accept()[0].close()
+";
+
+#[test]
+fn what_does_not_come_back_is_not_published() -> Result<()> {
+    let Some(lab) = Lab::enter("what_does_not_come_back_is_not_published") else {
+        return Ok(());
+    };
+    {
+        let mortal = |id: &str| python(&lab, id, "tcp:8000").command(&["python3", "-c", MORTAL]);
+        let donor = mortal("donor").start()?;
+        let (code, words) = failed(&donor)?;
+        assert_eq!(code, "proof_failed");
+        assert!(
+            words.contains("ended within") || words.contains("probe"),
+            "{words}"
+        );
+        assert_eq!((snapshots()?, donor.status()?.as_str()), (0, "RUNNING"));
+        // The next replica does not stand still for the same failure.
+        let next = mortal("next").start()?;
+        assert_eq!(
+            captured(&next)?,
+            ("skipped".to_owned(), "failed_recently".to_owned())
+        );
+        let by_hand = run(&["thaw", "capture", "donor"])?;
+        assert!(by_hand.stderr.contains("is not published"), "{by_hand:?}");
+        assert_eq!(snapshots()?, 0);
+        lab.capture(&donor, &["--no-proof"])?;
+        assert_eq!(snapshots()?, 1);
+    }
+    ok(&["rm", "-r", &lab.store().display().to_string()])?;
+    {
+        let _broken = FakeCriu::new("grep -q proof- /proc/$PPID/cmdline && exit 1\nexec $criu \"$@\"")?;
+        let donor = Python::ready(python(&lab, "donor", HTTP).start()?)?;
+        assert_eq!(failed(&donor.container)?.0, "proof_failed");
+        assert_eq!(snapshots()?, 0);
+        donor.get("/healthz")?;
+    }
+    lab.done()
+}
+
+#[test]
+fn a_warm_up_is_in_the_snapshot() -> Result<()> {
+    let Some(lab) = Lab::enter("a_warm_up_is_in_the_snapshot") else {
+        return Ok(());
+    };
+    {
+        let warm = ["--annotation", "thaw.dev/warmup=http:8000/write?warm,5"];
+        let donor = Python::ready(python(&lab, "donor", HTTP).flags(&warm).start()?)?;
+        assert_published(&donor.container)?;
+        assert_eq!(donor.get("/write?warm")?, "6\n");
+        let clone = Python::ready(python(&lab, "clone", HTTP).flags(&warm).start()?)?;
+        clone.container.assert_restored()?;
+        // The request after the capture was not.
+        assert_eq!(clone.get("/write?warm")?, "6\n");
+    }
+    lab.done()
+}
+
+/// Prints a line when it holds what can't be dumped, and waits.
+fn holding(what: &str) -> String {
+    format!("import ctypes, os, socket, time\n{what}\nprint('held', flush=True)\ntime.sleep(1000)")
+}
+
+#[test]
+fn what_criu_cannot_dump_is_refused_before_the_dump() -> Result<()> {
+    let Some(lab) = Lab::enter("what_criu_cannot_dump_is_refused_before_the_dump") else {
+        return Ok(());
+    };
+    let libc = "libc = ctypes.CDLL(None, use_errno=True)\n";
+    let cases = [
+        (
+            "io_uring",
+            format!("{libc}ring = libc.syscall(425, 8, ctypes.create_string_buffer(120))\nassert ring > 0"),
+        ),
+        (
+            "unsupported_descriptor",
+            format!("{libc}assert libc.syscall(323, 1) > 0"),
+        ),
+        (
+            "unsupported_socket",
+            "s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)".to_owned(),
+        ),
+        (
+            "inotify_overlay",
+            format!("{libc}assert libc.inotify_add_watch(libc.inotify_init(), b'/srv', 2) > 0"),
+        ),
+        (
+            "unix_outside",
+            "s = socket.socket(socket.AF_UNIX)\ns.connect('/host.sock')".to_owned(),
+        ),
+        (
+            "nested_namespace",
+            format!(
+                "{libc}assert os.fork() or (libc.unshare(0x04000000) == 0 and time.sleep(1000))\ntime.sleep(1)"
+            ),
+        ),
+    ];
+    let mount = "type=bind,src=/run/containerd/containerd.sock.ttrpc,dst=/host.sock,options=rbind:ro";
+    for (code, what) in cases {
+        let probe = "log:^held$";
+        let donor = python(&lab, "donor", probe)
+            .flags(&["--privileged", "--mount", mount])
+            .command(&["python3", "-c", &holding(&what)])
+            .start()?;
+        let (found, words) = failed(&donor).with_context(|| format!("{code}: {:?}", donor.log()))?;
+        assert_eq!(found, code, "{words}");
+        assert_eq!(donor.status()?, "RUNNING");
+        let captures = fs::read_dir(lab.path("cache/captures")).map_or(0, Iterator::count);
+        assert_eq!(captures, 0, "there was a dump for {code}");
+        drop(donor);
+        ok(&["rm", "-r", &lab.store().display().to_string()])?;
+    }
+    {
+        lab.configure("capture.max_memory = \"4MiB\"")?;
+        let donor = Python::ready(python(&lab, "donor", HTTP).start()?)?;
+        assert_eq!(failed(&donor.container)?.0, "memory_limit");
+    }
+    lab.done()
+}
+
+#[test]
+fn secrets_are_named_and_never_told() -> Result<()> {
+    let Some(lab) = Lab::enter("secrets_are_named_and_never_told") else {
+        return Ok(());
+    };
+    {
+        let key = "key = '-----BEGIN ' + 'PRIVATE KEY-----\\n' + 'Ab1+' * 300 + '\\n'; import runpy; \
+                   runpy.run_path('/srv/server.py')";
+        let donor = lab
+            .python_run("donor")
+            .flags(&["--env", "DB_PASSWORD=hunter2hunter2"])
+            .command(&["python3", "-c", key])
+            .start()?;
+        let donor = Python::ready(donor)?;
+        let refused = run(&["thaw", "capture", "--refuse-secrets", "donor"])?;
+        assert_eq!(refused.code, 4, "{refused:?}");
+        assert_eq!(snapshots()?, 0);
+        donor.get("/healthz")?;
+        let warned = run(&["thaw", "capture", "donor"])?;
+        assert_eq!(warned.code, 0, "{warned:?}");
+        for ran in [refused, warned] {
+            assert!(ran.stderr.contains("DB_PASSWORD"), "{ran:?}");
+            assert!(ran.stderr.contains("private keys in memory"), "{ran:?}");
+            assert!(!format!("{ran:?}").contains("hunter2") && !format!("{ran:?}").contains("Ab1+"));
+        }
+        assert_eq!(snapshots()?, 1);
     }
     lab.done()
 }

@@ -32,12 +32,15 @@ mod freeze;
 mod dump;
 mod noting;
 mod read;
+mod secrets;
+mod prove;
 mod publish;
 mod lease;
 mod standing;
 mod when_ready;
 
 pub use freeze::{ROOTFS_VERB, write_rootfs_diff};
+pub use prove::{ProofError, remove_left_proofs};
 pub use refuse::Refusal;
 pub use standing::{Standing, State};
 pub use when_ready::{WhenReadyError, capture_when_ready, log_seen};
@@ -92,6 +95,8 @@ pub enum Step {
     Freeze,
     /// The application runs again: the copy is being compressed.
     Pack,
+    /// The snapshot is restored once, in a scratch container.
+    Prove,
     /// The blobs go to the store, then the manifest.
     Publish,
     /// This node's cache is filled, so that the next start here needs no fetch.
@@ -134,6 +139,10 @@ pub struct Captured {
     pub store: String,
     /// How long the application stood still.
     pub frozen: Duration,
+    /// It was restored once before it was published.
+    pub proven: bool,
+    /// Secrets that were found in it: what and where, never the values.
+    pub secrets: Vec<String>,
 }
 
 /// Why there is no snapshot.
@@ -249,6 +258,9 @@ pub enum CaptureError {
     /// It can't be packed.
     #[error("pack the snapshot")]
     Pack(#[source] PackError),
+    /// It does not come back.
+    #[error("prove that the snapshot can be restored; it is not published")]
+    Proof(#[source] ProofError),
     /// The store can't be opened.
     #[error("open the store")]
     Store(#[source] OpenError),
@@ -294,6 +306,7 @@ impl CaptureError {
             Self::Dump { .. } | Self::Rootfs { .. } => "dump_failed",
             Self::DumpDeadline { .. } | Self::Resume { .. } => "dump_timeout",
             Self::Read { .. } | Self::Check(_) | Self::Facts(_) => "dump_invalid",
+            Self::Proof(_) => "proof_failed",
             Self::Store(_) => "store_invalid",
             Self::Publish { .. } => "publish_failed",
             Self::AlreadyThere { .. } => "already_there",
@@ -331,6 +344,7 @@ pub async fn capture(
         donor.note_lock(&config.state);
     }
     let checked = read::facts(dump).await?;
+    let secrets = secrets::look(config, request, &donor, &checked).await?;
     let about = publish::About {
         namespace: &request.namespace,
         shared: request.shared,
@@ -345,7 +359,21 @@ pub async fn capture(
     }
     progress.step(Step::Pack);
     let packed = publish::pack(&checked, progress).await?;
-    let manifest = publish::manifest(&checked, &packed, about);
+    let manifest = publish::manifest(&checked, &packed, &about);
+    let proven = request.proof && donor.can_be_proven();
+    if proven {
+        progress.step(Step::Prove);
+        let proof = prove::Proof {
+            config,
+            request,
+            donor: &donor,
+            image: &about.image,
+            packed: &packed,
+            manifest: &manifest,
+            directory: checked.directory.path(),
+        };
+        proof.run().await?;
+    }
     if !request.stop {
         cancel.check()?;
     }
@@ -357,6 +385,8 @@ pub async fn capture(
         manifest,
         store: store.url().to_owned(),
         frozen: checked.frozen,
+        proven,
+        secrets,
     })
 }
 

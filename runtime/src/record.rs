@@ -82,6 +82,13 @@ impl Record {
         }
     }
 
+    /// The state directory that it is below.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        // `new` has put two names behind it.
+        self.directory.ancestors().nth(2).unwrap_or(&self.directory)
+    }
+
     /// Where it is.
     #[must_use]
     pub fn directory(&self) -> &Path {

@@ -8,7 +8,10 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use thaw_runtime::network::{LOOPBACK_VERB, run_hook};
 
 mod context;
 mod failure;
@@ -115,6 +118,9 @@ enum Verb {
     Quarantine(quarantine::Quarantine),
     /// Print a completion script for a shell
     Completion(completion::Completion),
+    /// Called by runc for the scratch container of a capture
+    #[command(name = LOOPBACK_VERB, hide = true)]
+    LoopbackUp,
     /// Called by CRIU during a capture, while the processes stand still
     #[command(name = thaw_runtime::capture::ROOTFS_VERB, hide = true)]
     RootfsDiff {
@@ -157,7 +163,13 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     if let Verb::RootfsDiff { upper, tar } = &cli.verb {
         return Ok(thaw_runtime::capture::write_rootfs_diff(upper, tar)?);
     }
+    if let Verb::LoopbackUp = cli.verb {
+        return Ok(run_hook(io::stdin())?);
+    }
     let context = Context::new(cli.global)?;
+    if let Verb::Capture(_) = cli.verb {
+        crate::self_capture::private_mounts().context("can't get mounts of its own for the proof (root?)")?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -170,7 +182,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Verb::Rm(rm) => rm.run(&context).await,
             Verb::Explain(explain) => explain.run(&context),
             Verb::Quarantine(quarantine) => quarantine.run(&context),
-            Verb::Completion(_) | Verb::RootfsDiff { .. } => Ok(()),
+            Verb::Completion(_) | Verb::LoopbackUp | Verb::RootfsDiff { .. } => Ok(()),
         }
     })
 }

@@ -26,7 +26,7 @@ pub(crate) enum SelfCaptureError {
     #[error("start the runtime")]
     Runtime(#[source] io::Error),
     #[error("capture the container when it is ready")]
-    Capture(#[source] WhenReadyError),
+    Capture(#[source] Box<WhenReadyError>),
 }
 
 /// Does it.
@@ -45,7 +45,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = String>) -> Result<(), SelfCapt
     let captured = runtime.block_on(capture_when_ready(&config, &flags.namespace, &flags.id, &program));
     // Not waiting for its threads: one may hang on a store.
     runtime.shutdown_background();
-    captured.map_err(SelfCaptureError::Capture)
+    captured.map_err(|error| SelfCaptureError::Capture(Box::new(error)))
 }
 
 /// What is mounted for the proof goes with this process, however it ends. To be called before there is a second

@@ -133,6 +133,7 @@ mod tests {
             pid: 0,
             started: 0,
             upper: root.to_owned(),
+            rootfs: root.to_owned(),
             hostname: String::new(),
             addresses: Vec::new(),
             connected: false,

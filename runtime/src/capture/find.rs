@@ -36,6 +36,8 @@ pub(super) struct Donor {
     pub(super) started: u64,
     /// Upper directory of its root filesystem.
     pub(super) upper: PathBuf,
+    /// Where that is mounted.
+    pub(super) rootfs: PathBuf,
     pub(super) hostname: String,
     pub(super) addresses: Vec<IpAddr>,
     /// Some TCP connection has a peer.
@@ -62,7 +64,9 @@ pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Dono
     let annotations = bundle.spec.annotations().clone().unwrap_or_default();
     let policy = Policy::resolve(config, &annotations).map_err(CaptureError::Annotation)?;
     check_spec(&bundle.spec, &policy).map_err(CaptureError::Useless)?;
-    let upper = upper_of(&container.bundle, &bundle).ok_or(CaptureError::Useless(Ineligible::RootfsKind))?;
+    let rootfs = rootfs_of(&container.bundle, &bundle);
+    let upper = Overlay::at(&rootfs).ok().flatten().map(|overlay| overlay.upper);
+    let upper = upper.ok_or(CaptureError::Useless(Ineligible::RootfsKind))?;
     let pid = state.pid;
     let namespace = |kind: &str| PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
     let addresses = network::addresses(&namespace("net")).map_err(CaptureError::Donor)?;
@@ -86,6 +90,7 @@ pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Dono
         runc,
         policy,
         upper,
+        rootfs,
     })
 }
 
@@ -95,6 +100,11 @@ pub(super) async fn host(config: &NodeConfig, runc: &Runc) -> Result<HostFacts, 
 }
 
 impl Donor {
+    /// A proof has pipes for it to print to, and no pty.
+    pub(super) fn can_be_proven(&self) -> bool {
+        !self.container.terminal && !self.paused
+    }
+
     /// What holds for it.
     pub(super) fn policy(&self, config: &NodeConfig) -> Result<Policy, PolicyError> {
         let none = HashMap::new();
@@ -122,8 +132,8 @@ fn is_connected(table: &str) -> bool {
     })
 }
 
-/// The upper directory of the root filesystem, which is an overlay as long as the container runs.
-fn upper_of(bundle: &Path, read: &Bundle) -> Option<PathBuf> {
-    let root = read.spec.root().as_ref()?.path();
-    Some(Overlay::at(&bundle.join(root)).ok()??.upper)
+/// Where the root filesystem is, which is an overlay as long as the container runs.
+fn rootfs_of(bundle: &Path, read: &Bundle) -> PathBuf {
+    let root = read.spec.root().as_ref();
+    root.map_or_else(|| bundle.join("rootfs"), |root| bundle.join(root.path()))
 }

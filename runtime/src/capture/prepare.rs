@@ -2,6 +2,7 @@
 
 use thaw_config::NodeConfig;
 use thaw_snapshot::HostFacts;
+use thaw_store::PutMode;
 
 use super::find::Donor;
 use super::refuse::{self, Refusal};
@@ -18,6 +19,9 @@ pub(super) async fn prepare(
 ) -> Result<(), CaptureError> {
     progress.step(Step::Warm);
     let refused = CaptureError::Refused;
+    if request.mode == PutMode::IfAbsent && !donor.can_be_proven() {
+        return Err(refused(Refusal::Unproven));
+    }
     let policy = donor.policy(config).map_err(CaptureError::Policy)?;
     let place = donor.place(
         &request.id,

@@ -68,7 +68,7 @@ pub(super) async fn publish(
 }
 
 /// What the store is to say of the snapshot.
-pub(super) fn manifest(checked: &Checked, packed: &Packed, about: About<'_>) -> Manifest {
+pub(super) fn manifest(checked: &Checked, packed: &Packed, about: &About<'_>) -> Manifest {
     let donor = about.donor;
     let (spec, stdin) = (&donor.bundle.spec, donor.container.stdin);
     let start = Start::new(about.namespace, spec, stdin, &donor.policy.ignore_env);
@@ -82,8 +82,8 @@ pub(super) fn manifest(checked: &Checked, packed: &Packed, about: About<'_>) -> 
         created: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
         fingerprint: start.fingerprint(&scope).document().clone(),
         key: start.key(scope, about.image.config),
-        image: about.image,
-        host: about.host,
+        image: about.image.clone(),
+        host: about.host.clone(),
         donor: DonorFacts {
             id: donor
                 .container

@@ -120,9 +120,9 @@ pub enum Refusal {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// A proof needs streams.
-    #[error("the container has a terminal; only `thaw capture` takes such a one, without proof")]
-    Terminal,
+    /// It could not be proven.
+    #[error("the container has a terminal or is paused; only `thaw capture` takes such a one, without proof")]
+    Unproven,
     /// Secrets were found, and were to be refused.
     #[error("secrets were found in it: {}", found.join(", "))]
     Secrets {
@@ -145,7 +145,7 @@ impl Refusal {
             Self::Traced { .. } => "traced",
             Self::Namespace { .. } => "nested_namespace",
             Self::Memory { .. } => "memory_limit",
-            Self::Terminal => "terminal",
+            Self::Unproven => "not_provable",
             Self::Secrets { .. } => "secrets",
         }
     }

@@ -113,7 +113,7 @@ pub async fn capture_when_ready(
         Ok(Done::Published(captured)) => Standing {
             snapshot: Some(captured.manifest.id().to_string()),
             frozen_ms: u64::try_from(captured.frozen.as_millis()).ok(),
-            ..Standing::new("", State::Published, "published", "it is in the store")
+            ..Standing::new("", State::Published, "published", said(captured))
         },
         Ok(Done::Skipped { code, why }) => Standing::new("", State::Skipped, code, why),
         Err(error) => Standing::new("", State::Failed, error.code(), crate::words::chain(error)),
@@ -280,6 +280,16 @@ impl Watched<'_> {
             Some(format!("the store has the snapshot {}", fits.id()))
         }))
     }
+}
+
+fn said(captured: &Captured) -> String {
+    if captured.secrets.is_empty() {
+        return "it is in the store".to_owned();
+    }
+    format!(
+        "it is in the store; it holds secrets: {}",
+        captured.secrets.join(", ")
+    )
 }
 
 fn skipped(owner: &str, failed: Option<String>) -> Done {

@@ -28,6 +28,9 @@ pub(super) struct Capture {
     /// Who may be restored from it. `shared` is for everybody: publish nothing so that holds a secret
     #[arg(long, value_enum, default_value_t = Scope::Own)]
     scope: Scope,
+    /// Publish without restoring it once in a scratch container, which is also left out with --stop
+    #[arg(long)]
+    no_proof: bool,
     /// Publish nothing in which secrets are found: well-known names in the environment, private keys in memory
     #[arg(long)]
     refuse_secrets: bool,
@@ -57,6 +60,10 @@ struct Taken {
     stored_bytes: u64,
     /// Changed files, before compression.
     rootfs_bytes: u64,
+    /// It was restored once before it was published.
+    proven: bool,
+    /// Secrets that were found in it: what and where, never the values.
+    secrets: Vec<String>,
 }
 
 impl Capture {
@@ -67,7 +74,8 @@ impl Capture {
             id: context.container(&self.container)?,
             shared: self.scope == Scope::Shared,
             stop: self.stop,
-            proof: false,
+            // The dump that ends a container may be the last that there is of it: it is kept, come what may.
+            proof: !self.no_proof && !self.stop,
             refuse_secrets: self.refuse_secrets || context.config.capture.refuse_secrets,
             mode: PutMode::Replace,
             helper: std::env::current_exe()?,
@@ -84,6 +92,9 @@ impl Capture {
         };
         progress.finish();
         let taken = taken(captured.map_err(failure)?);
+        for secret in &taken.secrets {
+            log::warn!("the snapshot holds a secret: {}", plain(secret));
+        }
         context.output.print(&taken, table)
     }
 }
@@ -91,7 +102,7 @@ impl Capture {
 fn failure(error: CaptureError) -> Failure {
     match error {
         CaptureError::NotFound { .. } => Failure::not_found(error.to_string()),
-        CaptureError::Useless(_) => Failure::incompatible(error),
+        CaptureError::Useless(_) | CaptureError::Refused(_) => Failure::incompatible(error),
         error => error.into(),
     }
 }
@@ -101,6 +112,8 @@ fn taken(captured: Captured) -> Taken {
         manifest,
         store,
         frozen,
+        proven,
+        secrets,
     } = captured;
     let snapshot = Snapshot {
         id: manifest.id(),
@@ -120,6 +133,8 @@ fn taken(captured: Captured) -> Taken {
             .as_ref()
             .map_or(0, |blob| blob.raw_size),
         key: snapshot.document,
+        proven,
+        secrets,
     }
 }
 
@@ -132,6 +147,10 @@ fn table(taken: &Taken, out: &mut dyn Write) -> io::Result<()> {
         ("Memory", bytes(taken.memory_bytes)),
         ("Changed files", bytes(taken.rootfs_bytes)),
         ("In the store", bytes(taken.stored_bytes)),
+        (
+            "Restored once",
+            if taken.proven { "yes" } else { "no" }.to_owned(),
+        ),
     ];
     let rows: Vec<Vec<String>> = facts
         .iter()
@@ -207,6 +226,7 @@ fn words(step: Step) -> &'static str {
         Step::Warm => "asking the application",
         Step::Freeze => "copying memory and files, the application stands still",
         Step::Pack => "compressing, the application runs on",
+        Step::Prove => "restoring it once, to see that it works",
         Step::Publish => "sending to the store",
         Step::Prime => "filling this node's cache",
     }

@@ -83,15 +83,7 @@ impl Shim {
         if let Some(watch) = self_capture::watch(&config, &spec, &record) {
             prepared.watch(watch);
         }
-        let boot = Boot {
-            config,
-            mistake,
-            runc: runc.clone(),
-            helper: std::env::current_exe().unwrap_or_default(),
-            images: Arc::new(thaw_runtime::identify::Containerd {
-                socket: self.containerd.clone(),
-            }),
-        };
+        let boot = self.boot(config, mistake, &runc);
         let created = if request.checkpoint.is_empty() {
             boot.create(&boot_request, &rootfs, &prepared).await
         } else {
@@ -130,6 +122,18 @@ impl Shim {
         let container = Arc::new(Container::new(fixed, state));
         self.introduce(&request, container, created.pid);
         Ok(created.pid.cast_unsigned())
+    }
+
+    fn boot(&self, config: NodeConfig, mistake: Option<Arc<ConfigError>>, runc: &Runc) -> Boot {
+        Boot {
+            config,
+            mistake,
+            runc: runc.clone(),
+            helper: std::env::current_exe().unwrap_or_default(),
+            images: Arc::new(thaw_runtime::identify::Containerd {
+                socket: self.containerd.clone(),
+            }),
+        }
     }
 
     /// Makes the container known, to requests and to containerd.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use thaw_config::{NodeConfig, Policy, Probe};
 use thaw_runc::Spawner as _;
-use thaw_runtime::capture::log_seen;
+use thaw_runtime::capture::{log_seen, remove_left_proofs};
 use thaw_runtime::record::Record;
 
 use super::Shim;
@@ -34,12 +34,15 @@ impl Shim {
                     child.id(),
                     container.id
                 );
-                let id = container.id.clone();
+                let (id, runc) = (container.id.clone(), container.runc.clone());
+                let state = container.record.state().to_owned();
                 tokio::spawn(async move {
                     if let Ok(status) = exit.await
                         && !status.success()
                     {
                         log::warn!("the capture of {id} ended with {status}");
+                        // Killed in the middle of its proof, it has left a second of the application.
+                        remove_left_proofs(&state, &runc).await;
                     }
                 });
             }

@@ -1,0 +1,78 @@
+//! The scratch container as runc knows it, and the ones that a capture left which was killed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use thaw_runc::Runc;
+use thaw_snapshot::Digest;
+
+/// A scratch container; deleted when dropped.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    pub(super) runc: Runc,
+    pub(super) id: String,
+}
+
+/// Where runc keeps the state of all of them. No containerd namespace has such a name.
+pub(super) fn root(state: &Path) -> PathBuf {
+    state.join(".proofs")
+}
+
+impl Scratch {
+    /// The name tells whose it is: the donor's, and this process's.
+    pub(super) fn new(runc: Runc, namespace: &str, id: &str) -> Self {
+        let donor = Digest::of(format!("{namespace}/{id}").as_bytes()).hex();
+        let donor: String = donor.chars().take(12).collect();
+        Self {
+            runc,
+            id: format!("proof-{donor}-{}", std::process::id()),
+        }
+    }
+
+    /// In the form of the cgroup driver.
+    pub(super) fn cgroup(&self) -> String {
+        if self.runc.systemd_cgroup {
+            format!("system.slice:thaw:{}", self.id)
+        } else {
+            format!("/thaw-{}", self.id)
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let root = &self.runc.root;
+        if root.join(&self.id).exists()
+            && let Err(error) = thaw_runc::delete_now(&self.runc.binary, root, &self.id)
+        {
+            log::warn!("delete the scratch container: {}", crate::words::chain(&error));
+        }
+        // Somebody else's may be in it.
+        fs::remove_dir(root).ok();
+    }
+}
+
+/// Deletes the scratch containers of captures that do not live any more. `runc` is asked below a root of its own.
+pub async fn remove_left_proofs(state: &Path, runc: &Runc) {
+    let runc = Runc {
+        root: root(state),
+        log: None,
+        ..runc.clone()
+    };
+    let entries = fs::read_dir(&runc.root).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let maker = name.rsplit_once('-').map(|(_, pid)| pid).unwrap_or_default();
+        if Path::new("/proc").join(maker).exists() {
+            continue;
+        }
+        if let Err(error) = runc.delete(&name, true).await {
+            log::warn!(
+                "delete the scratch container {name}: {}",
+                crate::words::chain(&error)
+            );
+        }
+    }
+    // Another capture may have one in it.
+    fs::remove_dir(&runc.root).ok();
+}
