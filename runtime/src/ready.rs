@@ -1,7 +1,7 @@
 //! Is the application in a container ready to serve?
 //!
 //! A probe acts from inside: in the container's network namespace, by `runc exec`, or on a file of the container. Each
-//! has a second, and what the application answers is thrown away.
+//! has a second, a program ten, and what the application answers is thrown away.
 
 use std::io;
 use std::path::PathBuf;
@@ -20,8 +20,11 @@ const TRY: Duration = Duration::from_secs(1);
 /// before their traffic.
 pub const PAUSE: Duration = Duration::from_millis(100);
 
-/// How long one that should be ready may take to say so again.
-pub const AGAIN: Duration = Duration::from_secs(5);
+/// How long one that should be ready may take to say so again: more than one try of any kind.
+pub const AGAIN: Duration = Duration::from_secs(15);
+
+/// How long a program may take: it has to be started first, by runc, maybe in an interpreter.
+const RUN: Duration = Duration::from_secs(10);
 
 /// How long one request of a warm-up may take: the first ones compile and connect.
 const WARM: Duration = Duration::from_secs(30);
@@ -110,7 +113,7 @@ pub async fn ask(probe: &Probe, place: &Place) -> Result<(), NotReady> {
                 .map_err(|source| NotReady::Ask { port, source })
         }
         Probe::Exec(words) => {
-            let run = place.runc.exec_to_end(&place.id, words, TRY);
+            let run = place.runc.exec_to_end(&place.id, words, RUN);
             run.await.map_err(|source| NotReady::Exec {
                 program: words.first().cloned().unwrap_or_default(),
                 source,
