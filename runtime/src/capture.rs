@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use thaw_config::{NodeConfig, PolicyError};
+use thaw_config::NodeConfig;
 use thaw_criu::{CheckError, ReadError};
 use thaw_runc::{Runc, RuncError};
 use thaw_snapshot::Manifest;
@@ -187,9 +187,6 @@ pub enum CaptureError {
     /// It can't be dumped, or should not be.
     #[error("capture the container")]
     Refused(#[source] Refusal),
-    /// Its annotations can't be followed.
-    #[error("follow the container's annotations")]
-    Policy(#[source] PolicyError),
     /// Its image can't be told.
     #[error("identify the image")]
     Identify(#[source] IdentifyError),
@@ -297,7 +294,7 @@ impl CaptureError {
             Self::NotRunning { .. } => "not_running",
             Self::Refused(refusal) => refusal.code(),
             Self::Spec(_) => "spec_unreadable",
-            Self::Policy(_) => "annotation_invalid",
+            Self::Annotation(_) => "annotation_invalid",
             Self::Useless(_) => "never_restored",
             Self::State(_) | Self::Donor(_) => "donor_unreadable",
             Self::Identify(_) => "identify_failed",

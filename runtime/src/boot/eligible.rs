@@ -117,7 +117,7 @@ fn check_pod(spec: &Spec) -> Result<(), Ineligible> {
 }
 
 /// What the kubelet has told CRI.
-pub(super) fn check_kubernetes(known: &Kubernetes) -> Result<(), Ineligible> {
+pub(crate) fn check_kubernetes(known: &Kubernetes) -> Result<(), Ineligible> {
     check_kind(known.kind.as_deref())?;
     match known.attempt {
         0 => Ok(()),

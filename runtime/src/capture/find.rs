@@ -1,6 +1,5 @@
 //! Step 1: the container, its spec, its runc, and what its processes see of the world.
 
-use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -103,12 +102,6 @@ impl Donor {
     /// A proof has pipes for it to print to, and no pty.
     pub(super) fn can_be_proven(&self) -> bool {
         !self.container.terminal && !self.paused
-    }
-
-    /// What holds for it.
-    pub(super) fn policy(&self, config: &NodeConfig) -> Result<Policy, PolicyError> {
-        let none = HashMap::new();
-        Policy::resolve(config, self.bundle.spec.annotations().as_ref().unwrap_or(&none))
     }
 
     /// The dump that ended the container has left its network locked, for the sake of its connections.

@@ -22,7 +22,7 @@ pub(super) async fn prepare(
     if request.mode == PutMode::IfAbsent && !donor.can_be_proven() {
         return Err(refused(Refusal::Unproven));
     }
-    let policy = donor.policy(config).map_err(CaptureError::Policy)?;
+    let policy = &donor.policy;
     let place = donor.place(
         &request.id,
         &Record::new(&config.state, &request.namespace, &request.id),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use thaw_config::{NodeConfig, Probe, SnapshotPolicy, StoreUrl, StoreUrlError, TcpMode};
+use thaw_config::{NodeConfig, PersistentMounts, Probe, SnapshotPolicy, StoreUrl, StoreUrlError, TcpMode};
 use thaw_runc::Runc;
 use thaw_snapshot::{ImageFacts, Manifest};
 use thaw_store::{OpenError, Packed, PublishError, PutMode};
@@ -19,8 +19,8 @@ use thaw_store::{OpenError, Packed, PublishError, PutMode};
 use super::find::Donor;
 use super::{CaptureError, Request};
 use crate::boot::{self, Boot, CreateError, Created, ResumeError};
-use crate::identify::{Identify, IdentifyError};
-use crate::key::{fingerprint_of, key_of, read_bundle};
+use crate::identify::{Identified, Identify, IdentifyError};
+use crate::key::{Start, read_bundle};
 use crate::ready::{self, NotReady, Place};
 use crate::record::Record;
 use crate::task::started;
@@ -162,6 +162,8 @@ impl Proof<'_> {
         config.cache = directory.join("cache");
         config.state = directory.join("state");
         config.policy = SnapshotPolicy::Required;
+        // They are views, and nothing that is written to them stays.
+        config.persistent_mounts = PersistentMounts::Allow;
         // Their peers are not there.
         config.tcp = TcpMode::Close;
         // What hangs here hangs on this disk.
@@ -180,9 +182,12 @@ impl Proof<'_> {
     async fn publish(&self, config: &NodeConfig, bundle: &Path) -> Result<(), ProofError> {
         let spec = read_bundle(bundle).map_err(ProofError::Spec)?.spec;
         let (namespace, stdin) = (&self.request.namespace, self.donor.container.stdin);
+        // As boot will: there are no annotations left.
+        let start = Start::new(namespace, &spec, stdin, &[]);
+        let scope = start.scope();
         let manifest = Manifest {
-            key: key_of(namespace, self.image, &spec, stdin),
-            fingerprint: fingerprint_of(namespace, &spec, stdin).document().clone(),
+            fingerprint: start.fingerprint(&scope).document().clone(),
+            key: start.key(scope, self.image.config),
             ..self.manifest.clone()
         };
         let options = boot::store_options(&config.store);
@@ -205,8 +210,7 @@ impl Proof<'_> {
         if let Some(held) = created.held {
             held.resume().map_err(ProofError::Resume)?;
         }
-        let policy = self.donor.policy(self.config).ok();
-        match policy.and_then(|policy| policy.ready) {
+        match &self.donor.policy.ready {
             // What it has printed it does not print again.
             None | Some(Probe::Log(_)) => {}
             Some(probe) => {
@@ -217,7 +221,7 @@ impl Proof<'_> {
                     runc: scratch.runc.clone(),
                     log_seen: super::log_seen(&record),
                 };
-                let asked = ready::wait(&probe, &place, READY, ready::PAUSE);
+                let asked = ready::wait(probe, &place, READY, ready::PAUSE);
                 tokio::select! {
                     ready = asked => ready.map_err(ProofError::NotReady)?,
                     () = until(|| lives().is_err()) => return lives(),
@@ -244,7 +248,10 @@ struct Known(ImageFacts);
 
 #[async_trait]
 impl Identify for Known {
-    async fn image_of(&self, _namespace: &str, _id: &str) -> Result<ImageFacts, IdentifyError> {
-        Ok(self.0.clone())
+    async fn identify(&self, _namespace: &str, _id: &str) -> Result<Identified, IdentifyError> {
+        Ok(Identified {
+            image: self.0.clone(),
+            kubernetes: None,
+        })
     }
 }

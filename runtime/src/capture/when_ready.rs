@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use thaw_config::{NodeConfig, Policy, PolicyError};
+use thaw_config::NodeConfig;
 use thaw_snapshot::{HostFacts, Key};
 use thaw_store::{LookupError, PutMode, Store, StoreError};
 
@@ -18,8 +18,9 @@ use super::find::{self, Donor};
 use super::lease::{self, Lease, Taken};
 use super::standing::{Standing, State};
 use super::{Cancel, CaptureError, Captured, Progress, Request, Step};
+use crate::boot::{check_kubernetes, memory_limit, place};
 use crate::identify::{Containerd, Identify as _};
-use crate::key::key_of;
+use crate::key::Start;
 use crate::ready::{self, NotReady, PAUSE, Place};
 use crate::record::Record;
 use crate::task::started;
@@ -31,9 +32,6 @@ const LOOK: Duration = Duration::from_millis(200);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WhenReadyError {
-    /// Its annotations can't be followed.
-    #[error("follow the container's annotations")]
-    Policy(#[source] PolicyError),
     /// They don't ask for it, or the node forbids it.
     #[error("the container does not ask to be captured, or the node does not allow it")]
     NotAsked,
@@ -65,7 +63,6 @@ impl WhenReadyError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Policy(_) => "annotation_invalid",
             Self::NotAsked => "not_asked",
             Self::NotReady { .. } => "not_ready",
             Self::Lookup(_) => "lookup_failed",
@@ -96,6 +93,7 @@ pub async fn capture_when_ready(
     let request = Request {
         namespace: namespace.to_owned(),
         id: id.to_owned(),
+        shared: false,
         stop: false,
         helper: helper.to_owned(),
         proof: true,
@@ -123,6 +121,15 @@ pub async fn capture_when_ready(
     result.map(drop)
 }
 
+/// What the snapshot is to be.
+struct Wanted {
+    key: Key,
+    /// Where it is to be restored.
+    host: HostFacts,
+    /// With as much memory, in bytes.
+    memory: Option<u64>,
+}
+
 struct Watched<'a> {
     config: &'a NodeConfig,
     request: Request,
@@ -145,7 +152,7 @@ impl Watched<'_> {
     async fn run(&self) -> Result<Done, WhenReadyError> {
         let donor = find::donor(self.config, &self.request).await;
         let donor = donor.map_err(WhenReadyError::Capture)?;
-        let policy = donor.policy(self.config).map_err(WhenReadyError::Policy)?;
+        let policy = &donor.policy;
         let wanted = policy.capture.as_ref().ok_or(WhenReadyError::NotAsked)?;
         let ready = wanted.ready.to_string();
         self.note(Standing::new(
@@ -168,18 +175,18 @@ impl Watched<'_> {
             "capturing",
             "it is being captured",
         ));
-        self.captured(&donor, &policy).await
+        self.captured(&donor).await
     }
 
-    async fn captured(&self, donor: &Donor, policy: &Policy) -> Result<Done, WhenReadyError> {
+    async fn captured(&self, donor: &Donor) -> Result<Done, WhenReadyError> {
         let mut config = self.config.clone();
-        if let Some(url) = &policy.store {
+        if let Some(url) = &donor.policy.store {
             // Where it was looked for, the next one will look.
             config.store.url = url.clone();
         }
-        let (key, host) = self.key(donor).await.map_err(WhenReadyError::Capture)?;
+        let wanted = self.wanted(donor).await.map_err(WhenReadyError::Capture)?;
         let store = super::open(&config).map_err(WhenReadyError::Capture)?;
-        if let Some(why) = self.there(&*store, &key, &host).await? {
+        if let Some(why) = self.there(&*store, &wanted).await? {
             return Ok(Done::Skipped {
                 code: "already_there",
                 why,
@@ -193,13 +200,13 @@ impl Watched<'_> {
             request.id,
             std::process::id()
         );
-        let taken = lease::take(&store, &key, &owner, config.capture.lease).await;
+        let taken = lease::take(&store, &wanted.key, &owner, config.capture.lease).await;
         let lease = match taken.map_err(WhenReadyError::Lease)? {
             Taken::Ours(lease) => lease,
             Taken::Theirs { owner, failed } => return Ok(skipped(&owner, failed)),
         };
         // It may have come while we asked for the lease.
-        match self.there(&*store, &key, &host).await {
+        match self.there(&*store, &wanted).await {
             Ok(None) => self.with_lease(&config, donor, lease).await,
             Ok(Some(why)) => {
                 lease.release().await;
@@ -249,34 +256,39 @@ impl Watched<'_> {
         }
     }
 
-    async fn key(&self, donor: &Donor) -> Result<(Key, HostFacts), CaptureError> {
+    async fn wanted(&self, donor: &Donor) -> Result<Wanted, CaptureError> {
         let request = &self.request;
         let containerd = Containerd {
             socket: donor.container.containerd.clone(),
         };
-        let image = containerd.image_of(&request.namespace, &request.id);
-        let image = image.await.map_err(CaptureError::Identify)?;
+        let known = containerd.identify(&request.namespace, &request.id);
+        let known = known.await.map_err(CaptureError::Identify)?;
+        if let Some(kubernetes) = &known.kubernetes {
+            check_kubernetes(kubernetes).map_err(CaptureError::Useless)?;
+        }
         let host = find::host(self.config, &donor.runc).await?;
-        let key = key_of(
+        let spec = &donor.bundle.spec;
+        let start = Start::new(
             &request.namespace,
-            &image,
-            &donor.bundle.spec,
+            spec,
             donor.container.stdin,
+            &donor.policy.ignore_env,
         );
-        Ok((key, host))
+        Ok(Wanted {
+            key: start.key(start.scope(), known.image.config),
+            host,
+            memory: memory_limit(spec),
+        })
     }
 
     /// Is there a snapshot that would do on this node?
-    async fn there(
-        &self,
-        store: &dyn Store,
-        key: &Key,
-        host: &HostFacts,
-    ) -> Result<Option<String>, WhenReadyError> {
-        let found = thaw_store::lookup(store, key).await;
+    async fn there(&self, store: &dyn Store, wanted: &Wanted) -> Result<Option<String>, WhenReadyError> {
+        let found = thaw_store::lookup(store, &wanted.key).await;
         let document = found.map_err(WhenReadyError::Lookup)?;
         Ok(document.and_then(|document| {
-            let fits = thaw_snapshot::matching::choose(&document, key, host).ok()?;
+            let fits =
+                thaw_snapshot::matching::choose(&document, &wanted.key, place(&wanted.host, wanted.memory))
+                    .ok()?;
             Some(format!("the store has the snapshot {}", fits.id()))
         }))
     }
