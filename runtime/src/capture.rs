@@ -360,16 +360,8 @@ pub async fn capture(
     let proven = request.proof && donor.can_be_proven();
     if proven {
         progress.step(Step::Prove);
-        let proof = prove::Proof {
-            config,
-            request,
-            donor: &donor,
-            image: &about.image,
-            packed: &packed,
-            manifest: &manifest,
-            directory: checked.directory.path(),
-        };
-        proof.run().await?;
+        let directory = checked.directory.path();
+        prove::prove(config, request, &about, &packed, &manifest, directory).await?;
     }
     if !request.stop {
         cancel.check()?;

@@ -17,6 +17,7 @@ use thaw_snapshot::{ImageFacts, Manifest};
 use thaw_store::{OpenError, Packed, PublishError, PutMode};
 
 use super::find::Donor;
+use super::publish::About;
 use super::{CaptureError, Request};
 use crate::boot::{self, Boot, CreateError, Created, ResumeError};
 use crate::identify::{Identified, Identify, IdentifyError};
@@ -103,24 +104,40 @@ pub enum ProofError {
     },
 }
 
+/// Restores it once. There is room in `directory`.
+pub(super) async fn prove(
+    config: &NodeConfig,
+    request: &Request,
+    about: &About<'_>,
+    packed: &Packed,
+    manifest: &Manifest,
+    directory: &Path,
+) -> Result<(), CaptureError> {
+    let proof = Proof {
+        config,
+        request,
+        donor: about.donor,
+        image: &about.image,
+        packed,
+        manifest,
+        directory,
+    };
+    proof.tried().await.map_err(CaptureError::Proof)
+}
+
 /// What is to be proved.
 #[derive(Debug)]
-pub(super) struct Proof<'a> {
-    pub(super) config: &'a NodeConfig,
-    pub(super) request: &'a Request,
-    pub(super) donor: &'a Donor,
-    pub(super) image: &'a ImageFacts,
-    pub(super) packed: &'a Packed,
-    pub(super) manifest: &'a Manifest,
-    /// Where there is room.
-    pub(super) directory: &'a Path,
+struct Proof<'a> {
+    config: &'a NodeConfig,
+    request: &'a Request,
+    donor: &'a Donor,
+    image: &'a ImageFacts,
+    packed: &'a Packed,
+    manifest: &'a Manifest,
+    directory: &'a Path,
 }
 
 impl Proof<'_> {
-    pub(super) async fn run(self) -> Result<(), CaptureError> {
-        self.tried().await.map_err(CaptureError::Proof)
-    }
-
     async fn tried(&self) -> Result<(), ProofError> {
         let directory = self.directory.join("proof");
         let scratch = self.scratch();

@@ -57,3 +57,25 @@ impl Standing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    /// Every code that the sources give out stands in the table.
+    #[test]
+    fn codes_are_documented() {
+        let documented = include_str!("../../../docs/capture.md");
+        let sources = [
+            include_str!("../capture.rs"),
+            include_str!("refuse.rs"),
+            include_str!("when_ready.rs"),
+        ];
+        let codes = sources
+            .iter()
+            .flat_map(|source| source.lines())
+            .filter_map(|line| line.split_once("=> \"")?.1.strip_suffix("\","));
+        let missing: Vec<_> = codes
+            .filter(|code| !documented.contains(&format!("`{code}`")))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+}
