@@ -476,6 +476,17 @@ async fn what_the_client_has_mounted_is_given_back_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_client_has_mounted_and_somebody_uses_starts_cold() {
+    let world = mounted_by_the_client().await;
+    world.rootfs.busy.store(true, Ordering::SeqCst);
+    let before = state_of(&world.upper());
+    let created = world.create().await.unwrap();
+    assert_eq!(created.outcome.reason, "rootfs_mount_failed");
+    assert_eq!(world.rootfs.mounted.load(Ordering::SeqCst), 1);
+    assert_eq!(state_of(&world.upper()), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_undone_ends_the_start_and_the_rest_is_undone() {
     let world = with_snapshot("sleep").await;
     let before = state_of(&world.upper());

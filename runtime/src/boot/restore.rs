@@ -229,7 +229,11 @@ async fn undo(
 
 /// The root filesystem as the client or the snapshotter had prepared it.
 async fn empty(container: &dyn Rootfs, upper: PathBuf, before: RootAttributes) -> io::Result<()> {
-    container.take_off()?;
+    if let Err(error) = container.take_off() {
+        // Somebody uses it, which may be what has ended the try before anything was changed.
+        let untouched = rootfs::is_empty(&upper)? && RootAttributes::of(&upper)? == before;
+        return if untouched { Ok(()) } else { Err(error) };
+    }
     let work = tokio::task::spawn_blocking(move || rootfs::clear(&upper, &before));
     let cleared = work.await.map_err(io::Error::other).flatten();
     // Also when it could not be cleared: the client will unmount what it has mounted.

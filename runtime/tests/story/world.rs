@@ -294,6 +294,8 @@ pub(crate) struct FakeRootfs {
     pub(crate) client_mounts: bool,
     /// The next mount fails.
     pub(crate) refuse_mount: AtomicBool,
+    /// Somebody uses it: it can't be taken off.
+    pub(crate) busy: AtomicBool,
     /// How often it is mounted now.
     pub(crate) mounted: AtomicI32,
     /// How often it was taken off.
@@ -309,6 +311,7 @@ impl FakeRootfs {
             plain: false,
             client_mounts: false,
             refuse_mount: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
             mounted: AtomicI32::new(0),
             taken_off: AtomicI32::new(0),
             at_mount: Mutex::default(),
@@ -338,6 +341,9 @@ impl Rootfs for FakeRootfs {
     }
 
     fn take_off(&self) -> io::Result<()> {
+        if self.busy.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
         self.taken_off.fetch_add(1, Ordering::SeqCst);
         self.mounted.store(0, Ordering::SeqCst);
         Ok(())
