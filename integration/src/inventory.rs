@@ -32,6 +32,8 @@ const KEPT: &[&str] = &[
     "/run/containerd/runc/default",
     "/run/thaw/moby",
     "/run/containerd/runc/moby",
+    "/run/thaw/k8s.io",
+    "/run/containerd/runc/k8s.io",
 ];
 
 impl Inventory {
@@ -56,7 +58,10 @@ impl Inventory {
             if !fs::symlink_metadata(&controller).is_ok_and(|meta| meta.is_symlink()) {
                 walk(Path::new(&controller), 8, &mut |path, folder| {
                     // The folder of a containerd namespace is nobody's, nor is Docker's.
-                    if folder && !path.ends_with("/default") && !path.ends_with("/docker") {
+                    let common = ["/default", "/docker", "/k8s.io"]
+                        .iter()
+                        .any(|name| path.ends_with(name));
+                    if folder && !common {
                         found.insert(format!("cgroup {path}"));
                     }
                 });

@@ -73,6 +73,20 @@ impl Lab {
         Some(lab)
     }
 
+    /// As [`Lab::enter`], where this program is on PATH.
+    ///
+    /// # Panics
+    /// When the lab can't be used.
+    #[must_use]
+    pub fn enter_with_tool(name: &str, program: &str) -> Option<Self> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        if !std::env::split_paths(&path).any(|folder| folder.join(program).exists()) {
+            skip(name, &format!("the lab has no {program} (hack/lab --tools)"));
+            return None;
+        }
+        Self::enter(name)
+    }
+
     /// As [`Lab::enter`], where root may look at the limits of other users' processes, which CRIU has to.
     ///
     /// # Panics
