@@ -123,6 +123,15 @@ pub trait Streams: fmt::Debug + Send + Sync {
     /// What duplicating a descriptor answered.
     fn stdio(&self) -> io::Result<[Stdio; 3]>;
 
+    /// The same for a restore, where nothing may reach the client unless it succeeds: runc writes its own errors to the
+    /// container's standard error, and the client would take them for the words of a container that has ended.
+    ///
+    /// # Errors
+    /// As [`Streams::stdio`].
+    fn stdio_of_restore(&self) -> io::Result<[Stdio; 3]> {
+        self.stdio()
+    }
+
     /// The socket on which runc hands over the pty, when the process gets one.
     fn console_socket(&self) -> Option<&Path>;
 }

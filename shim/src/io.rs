@@ -135,6 +135,26 @@ impl Prepared {
         Ok((read, write))
     }
 
+    /// What runc gets; `logged` are the pipes that a logging program reads, if it is to have them.
+    fn hand_over(&self, logged: Option<&Logger>) -> io::Result<[Stdio; 3]> {
+        if self.console.is_some() {
+            return Ok([Stdio::null(), Stdio::null(), Stdio::null()]);
+        }
+        let mut ends = Ends::default();
+        let mut stdin = Stdio::null();
+        if self.stdin.is_some() {
+            let (read, write) = self.pipe()?;
+            stdin = Stdio::from(read);
+            ends.stdin = Some(write);
+        }
+        let (stdout, end) = self.output(logged.map(|logger| &logger.stdout))?;
+        ends.stdout = end;
+        let (stderr, end) = self.output(logged.map(|logger| &logger.stderr))?;
+        ends.stderr = end;
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
+        Ok([stdin, Stdio::from(stdout), Stdio::from(stderr)])
+    }
+
     /// An end for runc, and the shim's end of the same pipe unless a logging program reads it.
     fn output(&self, logged: Option<&OwnedFd>) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
         if let Some(pipe) = logged
@@ -162,7 +182,7 @@ impl Prepared {
             }
         };
         let (mut stdout, mut stderr) = (self.stdout, self.stderr);
-        // It has no pipe of the container's where the shim has read one.
+        // From a pty, after a restore and where the shim looks at it, the output comes through the shim.
         if let Some(logger) = &self.logger {
             if output.is_some() {
                 stdout = Sink::poll(logger.stdout.try_clone()?)?;
@@ -189,22 +209,13 @@ impl Prepared {
 
 impl thaw_runtime::boot::Streams for Prepared {
     fn stdio(&self) -> io::Result<[Stdio; 3]> {
-        if self.console.is_some() {
-            return Ok([Stdio::null(), Stdio::null(), Stdio::null()]);
-        }
-        let mut ends = Ends::default();
-        let mut stdin = Stdio::null();
-        if self.stdin.is_some() {
-            let (read, write) = self.pipe()?;
-            stdin = Stdio::from(read);
-            ends.stdin = Some(write);
-        }
-        let (stdout, end) = self.output(self.logger.as_ref().map(|logger| &logger.stdout))?;
-        ends.stdout = end;
-        let (stderr, end) = self.output(self.logger.as_ref().map(|logger| &logger.stderr))?;
-        ends.stderr = end;
-        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
-        Ok([stdin, Stdio::from(stdout), Stdio::from(stderr)])
+        self.hand_over(self.logger.as_ref())
+    }
+
+    /// Pipes of the shim's own also where a logging program would get its pipes: what a restore that fails leaves in
+    /// them is thrown away. nerdctl's program believes that a container which speaks before it exists has ended.
+    fn stdio_of_restore(&self) -> io::Result<[Stdio; 3]> {
+        self.hand_over(None)
     }
 
     fn console_socket(&self) -> Option<&Path> {

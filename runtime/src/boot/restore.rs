@@ -188,7 +188,7 @@ async fn restore(
         tcp_established: prepared.tcp_established,
         criu_config: prepared.criu_config.clone(),
     };
-    let stdio = streams.stdio().map_err(Reason::Streams)?;
+    let stdio = streams.stdio_of_restore().map_err(Reason::Streams)?;
     let restored = boot
         .restorer()
         .restore(&request.id, &options, stdio, boot.config.deadlines.restore)
