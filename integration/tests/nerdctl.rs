@@ -118,6 +118,32 @@ fn nerdctl_runs_a_server() -> Result<()> {
     Ok(())
 }
 
+/// The lines of the sample, as they stand there.
+#[test]
+fn nerdctl_takes_the_sample() -> Result<()> {
+    let Some(lab) = enter("nerdctl_takes_the_sample") else {
+        return Ok(());
+    };
+    {
+        let _guards = [Nerdctl::named("web"), Nerdctl::named("web2")];
+        let sample = std::fs::read_to_string("/src/config/examples/nerdctl.md")?;
+        let lines = sample
+            .split("```sh\n")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next());
+        let script = format!(
+            "set -e\nIMAGE=localhost/thaw/python:latest\n{}",
+            lines.unwrap_or_default()
+        );
+        let told = ok(&["sh", "-c", &script])?;
+        ensure!(told.contains("was restored from a snapshot"), "{told}");
+        ensure!(told.contains("heap_checksum"), "{told}");
+    }
+    lab.done()?;
+    proved("the lines of the sample", Way::Restored);
+    Ok(())
+}
+
 /// CRIU fails half-way, so the container starts cold; its network was attached once, and goes with it.
 #[test]
 fn nerdctl_attaches_the_network_once() -> Result<()> {
