@@ -302,10 +302,15 @@ fn a_restored_pod_lives_on() -> Result<()> {
     );
     cell(CLIENT, "liveness kill and restart", Way::Restored);
 
+    // The next pod gets variables that the donor did not have.
+    cluster.kubectl(&["create", "service", "clusterip", "later", "--tcp=80:80"])?;
     cluster.kubectl(&["delete", "pod", &clone.name, "--timeout=120s"])?;
     let next = pod_that(&cluster, "the next pod", |pod| pod.name != clone.name)?;
     cluster.assert_restored(&next, WEB)?;
     cell(CLIENT, "deletion", Way::Restored);
+    let asked = cluster.sh_in(&next, WEB, "env | grep -c ^LATER_SERVICE_HOST= || true")?;
+    assert_eq!(asked, "1\n", "the pod was to have the links of the new service");
+    cell(CLIENT, "links of services that came later", Way::Restored);
     runs_out_of_memory(&cluster, &next, Way::Restored)?;
     cluster.done()
 }
