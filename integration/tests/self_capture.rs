@@ -99,27 +99,26 @@ fn helper(container: &Container) -> Result<Pid> {
     })
 }
 
-#[test]
-fn redmine_captures_itself() -> Result<()> {
-    let Some(lab) = Lab::enter_with_image("redmine_captures_itself", "redmine") else {
+/// Cold, captured when it answers after a warm-up, restored; each clone answers under its own name.
+fn captures_itself(name: &str, image: &str, port: u16, path: &'static str) -> Result<()> {
+    let Some(lab) = Lab::enter_with_image(name, image) else {
         return Ok(());
     };
     {
-        let run = |id: &str| {
-            Run::new(id, "redmine").flags(&[
-                "--hostname",
-                id,
-                "--annotation",
-                "thaw.dev/capture=ready",
-                "--annotation",
-                "thaw.dev/ready=http:3000/",
-                "--annotation",
-                "thaw.dev/warmup=http:3000/login,3",
-            ])
-        };
+        let ready = format!("thaw.dev/ready=http:{port}{path}");
+        let warmup = format!("thaw.dev/warmup=http:{port}{path},3");
+        let annotations = [
+            "--annotation",
+            "thaw.dev/capture=ready",
+            "--annotation",
+            &ready,
+            "--annotation",
+            &warmup,
+        ];
+        let run = |id: &str| Run::new(id, image).flags(&["--hostname", id]).flags(&annotations);
         let answers = |container: &Container| {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 3000));
-            http::get(&container.netns()?, address, "/", LIMIT).map(drop)
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            http::get(&container.netns()?, address, path, LIMIT).map(drop)
         };
         let donor = run("donor").start()?;
         donor.assert_cold("no_snapshot")?;
@@ -133,6 +132,31 @@ fn redmine_captures_itself() -> Result<()> {
         }
     }
     lab.done()
+}
+
+#[test]
+fn redmine_captures_itself() -> Result<()> {
+    captures_itself("redmine_captures_itself", "redmine", 3000, "/login")
+}
+
+#[test]
+fn the_fat_application_captures_itself() -> Result<()> {
+    captures_itself("the_fat_application_captures_itself", "fat-app", 3000, "/")
+}
+
+#[test]
+fn a_virtual_machine_captures_itself() -> Result<()> {
+    captures_itself("a_virtual_machine_captures_itself", "jvm", 8080, "/")
+}
+
+#[test]
+fn worker_processes_are_captured_together() -> Result<()> {
+    captures_itself(
+        "worker_processes_are_captured_together",
+        "prefork",
+        8000,
+        "/healthz",
+    )
 }
 
 #[test]

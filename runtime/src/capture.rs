@@ -40,7 +40,7 @@ mod standing;
 mod when_ready;
 
 pub use freeze::{ROOTFS_VERB, write_rootfs_diff};
-pub use prove::{ProofError, remove_left_proofs};
+pub use prove::{ProofError, remove_left_proofs, remove_left_proofs_now};
 pub use refuse::Refusal;
 pub use standing::{Standing, State};
 pub use when_ready::{WhenReadyError, capture_when_ready, log_seen};

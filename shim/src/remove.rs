@@ -9,6 +9,7 @@ use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::{self, Message, MessageField};
 
 use thaw_config::NodeConfig;
+use thaw_runtime::capture::remove_left_proofs_now;
 use thaw_runtime::record::Record;
 
 use crate::flags::Flags;
@@ -56,7 +57,7 @@ pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, RemoveError> {
             source,
         })?;
     }
-    forget(flags);
+    forget(flags, &options);
     remove_cgroup(&bundle);
     unmount_all(&bundle.join("rootfs")).map_err(|source| RemoveError::Unmount {
         bundle: bundle.clone(),
@@ -72,10 +73,12 @@ pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, RemoveError> {
 }
 
 /// A record that stays is found by nobody and goes with the next boot of the machine; nothing here depends on it.
-fn forget(flags: &Flags) {
+fn forget(flags: &Flags, options: &Options) {
     let state = NodeConfig::load(None)
         .map_or_else(|_error| NodeConfig::default().state, |loaded| loaded.config.state);
     Record::new(&state, &flags.namespace, &flags.id).remove().ok();
+    // A shim that was killed could not clean up after the process that captured its container.
+    remove_left_proofs_now(&state, options.binary());
 }
 
 /// Removes the cgroup that the spec names if runc, killed half-way, has left it behind: it has no state then from

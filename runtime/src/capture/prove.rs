@@ -32,7 +32,7 @@ mod namespaces;
 mod rootfs;
 mod streams;
 
-pub use left::remove_left_proofs;
+pub use left::{remove_left_proofs, remove_left_proofs_now};
 
 use left::Scratch;
 use namespaces::Namespaces;

@@ -59,20 +59,38 @@ pub async fn remove_left_proofs(state: &Path, runc: &Runc) {
         log: None,
         ..runc.clone()
     };
-    let entries = fs::read_dir(&runc.root).into_iter().flatten().flatten();
-    for entry in entries {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let maker = name.rsplit_once('-').map(|(_, pid)| pid).unwrap_or_default();
-        if Path::new("/proc").join(maker).exists() {
-            continue;
-        }
-        if let Err(error) = runc.delete(&name, true).await {
-            log::warn!(
-                "delete the scratch container {name}: {}",
-                crate::words::chain(&error)
-            );
-        }
+    for name in left(&runc.root) {
+        said(&name, runc.delete(&name, true).await);
     }
     // Another capture may have one in it.
     fs::remove_dir(&runc.root).ok();
+}
+
+/// As [`remove_left_proofs`], for a short-lived process without a runtime.
+pub fn remove_left_proofs_now(state: &Path, runc: &Path) {
+    let root = root(state);
+    for name in left(&root) {
+        said(&name, thaw_runc::delete_now(runc, &root, &name));
+    }
+    fs::remove_dir(&root).ok();
+}
+
+fn left(root: &Path) -> Vec<String> {
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names
+        .filter(|name| {
+            let maker = name.rsplit_once('-').map(|(_, pid)| pid).unwrap_or_default();
+            !Path::new("/proc").join(maker).exists()
+        })
+        .collect()
+}
+
+fn said(name: &str, deleted: Result<(), thaw_runc::RuncError>) {
+    if let Err(error) = deleted {
+        log::warn!(
+            "delete the scratch container {name}: {}",
+            crate::words::chain(&error)
+        );
+    }
 }
