@@ -26,12 +26,26 @@ pub struct Outcome {
     pub reason: String,
     /// The deciding fact.
     pub detail: String,
+    /// What it was looked up by, as its path in the store.
+    #[serde(default)]
+    pub key: Option<String>,
     /// Snapshot that was restored or tried.
     pub snapshot: Option<String>,
     /// Bytes moved, by kind.
     pub bytes: Value,
     /// Stages with their milliseconds.
     pub stages: Vec<Stage>,
+}
+
+impl Outcome {
+    /// What stands for the image in the key.
+    ///
+    /// # Errors
+    /// When the container was not looked up.
+    pub fn image_key(&self) -> Result<String> {
+        let key = self.key.as_deref().with_context(|| format!("no key: {self:?}"))?;
+        Ok(key.split('/').nth(4).unwrap_or_default().to_owned())
+    }
 }
 
 /// One stage of a boot.
