@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use thaw_integration::{
     Cluster, FakeCriu, Pod, Way, cell, cell_refused, ok, restart_containerd, restart_kubelet, spawn, until,
 };
@@ -312,6 +312,37 @@ fn a_restored_pod_lives_on() -> Result<()> {
     assert_eq!(asked, "1\n", "the pod was to have the links of the new service");
     cell(CLIENT, "links of services that came later", Way::Restored);
     runs_out_of_memory(&cluster, &next, Way::Restored)?;
+    cluster.done()
+}
+
+/// Nobody calls `thaw capture`: annotations of the pod do.
+#[test]
+fn a_deployment_captures_itself() -> Result<()> {
+    let Some(cluster) = Cluster::enter("a_deployment_captures_itself") else {
+        return Ok(());
+    };
+    let labels = "      labels: { app: web }\n";
+    let asked = "      annotations: { thaw.dev/capture: ready, \"thaw.dev/ready\": \"http:8000/healthz\" }\n";
+    let manifest = include_str!("kubernetes/web.yaml").replace(labels, &format!("{labels}{asked}"));
+    ensure!(
+        manifest.contains(asked),
+        "web.yaml has no labels to put annotations below"
+    );
+    cluster.apply(&manifest)?;
+    cluster.rolled_out(WEB)?;
+    let donor = cluster.pod(WEB)?;
+    let note = format!("/run/thaw/k8s.io/{}/capture.json", cluster.id(&donor, WEB)?);
+    let mut last = String::new();
+    let published = until("the capture", Duration::from_secs(180), || {
+        last = std::fs::read_to_string(&note).unwrap_or_default();
+        Ok(last.contains("\"published\"").then_some(()))
+    });
+    published.with_context(|| format!("{note}: {last}"))?;
+    cell(CLIENT, "capture by annotation when ready", Way::Cold);
+    cluster.scale(WEB, 0)?;
+    cluster.scale(WEB, 1)?;
+    cluster.assert_restored(&cluster.pod(WEB)?, WEB)?;
+    cell(CLIENT, "capture by annotation when ready", Way::Restored);
     cluster.done()
 }
 
