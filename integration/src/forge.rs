@@ -19,12 +19,28 @@ use sha2::{Digest as _, Sha256};
 /// # Errors
 /// When there is none, or more than one.
 pub fn document(store: &Path) -> Result<PathBuf> {
+    match documents(store)?.as_slice() {
+        [one] => Ok(one.clone()),
+        found => bail!("{} key documents in {}", found.len(), store.display()),
+    }
+}
+
+/// All key documents of a store.
+///
+/// # Errors
+/// When it can't be read.
+pub fn documents(store: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     find_files(&store.join("v1/keys"), &mut found)?;
-    match found.as_slice() {
-        [one] => Ok(one.clone()),
-        _ => bail!("{} key documents in {}", found.len(), store.display()),
-    }
+    Ok(found)
+}
+
+/// A key document.
+///
+/// # Errors
+/// When it is not JSON.
+pub fn read(document: &Path) -> Result<Value> {
+    Ok(serde_json::from_slice(&fs::read(document)?)?)
 }
 
 fn find_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {

@@ -57,6 +57,7 @@ pub(crate) use rights::check as check_rights;
 
 pub(crate) use eligible::{Network, check_kubernetes, check_spec, network_of};
 pub(crate) use lookup::{memory_limit, place, store_options};
+pub(crate) use verify::check_images;
 
 /// The file of the bundle in which runc writes the pid of init; the stock shim's name for it.
 const PID_FILE: &str = "init.pid";

@@ -367,7 +367,7 @@ pub async fn capture(
         cancel.check()?;
     }
     progress.step(Step::Publish);
-    publish::publish(&*store, &packed, &manifest, request.mode).await?;
+    publish::publish(&*store, &packed, &manifest, request.mode.clone()).await?;
     progress.step(Step::Prime);
     publish::prime(config, &*store, &manifest).await;
     Ok(Captured {

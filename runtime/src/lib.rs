@@ -5,6 +5,8 @@
 
 pub mod boot;
 pub mod capture;
+pub mod explain;
+pub mod check;
 pub mod identify;
 pub mod outcome;
 pub mod record;

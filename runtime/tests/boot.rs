@@ -9,6 +9,8 @@ mod world;
 mod donor;
 #[path = "story/reasons.rs"]
 mod reasons;
+#[path = "story/matching.rs"]
+mod matching;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -36,8 +36,7 @@ pub(super) async fn check(fetched: Fetched, timeline: &mut Timeline) -> Result<V
             upper,
         } = fetched;
         let images = entry.images().map_err(Reason::Entry)?;
-        thaw_criu::check(&images).map_err(Reason::Images)?;
-        check_pages(&images, &manifest)?;
+        check_images(&images, &manifest)?;
         rights::check(&images, &bundle.json).map_err(Reason::Rights)?;
         Ok(Verified {
             images,
@@ -51,6 +50,12 @@ pub(super) async fn check(fetched: Fetched, timeline: &mut Timeline) -> Result<V
     checked
         .await
         .map_err(|_error| Reason::Thread { step: "verify" })?
+}
+
+/// Are the images what CRIU writes, and do they go with their pages?
+pub(crate) fn check_images(images: &Images, manifest: &Manifest) -> Result<(), Reason> {
+    thaw_criu::check(images).map_err(Reason::Images)?;
+    check_pages(images, manifest)
 }
 
 /// CRIU computes offsets from the page maps alone; with another page file it would read other pages, or past the end.

@@ -85,6 +85,7 @@ async fn keys(store: &dyn Store, name: &str, conditional: bool) -> Result<(), Co
         store.get_key(&key, 5).await?.as_deref() == Some(b"third"),
         "a document of the limit's size is read",
     )?;
+    versions(store, &key, conditional).await?;
     let too_large = matches!(
         store.get_key(&key, 4).await,
         Err(StoreError::TooLarge { limit: 4, .. })
@@ -99,6 +100,37 @@ async fn keys(store: &dyn Store, name: &str, conditional: bool) -> Result<(), Co
         store.get_key(&key, 10).await?.is_none(),
         "a deleted document is gone",
     )
+}
+
+/// Leaves `third` where it found it.
+async fn versions(store: &dyn Store, key: &KeyPath, conditional: bool) -> Result<(), ConformanceError> {
+    let put = |text: &'static str, mode| store.put_key(key, Bytes::from_static(text.as_bytes()), mode);
+    let Some((bytes, version)) = store.get_key_version(key, 10).await? else {
+        return rule(false, "a document has a version");
+    };
+    rule(bytes == "third"[..], "a document is read with its version")?;
+    let still = PutMode::IfStill(version);
+    rule(
+        put("fourth", still.clone()).await? == Published::Published,
+        "a document that nobody has changed is replaced",
+    )?;
+    if conditional {
+        rule(
+            put("fifth", still.clone()).await? == Published::AlreadyThere,
+            "a document that was changed is left",
+        )?;
+        rule(
+            store.get_key(key, 10).await?.as_deref() == Some(b"fourth"),
+            "the changed document stands",
+        )?;
+        store.delete_key(key).await?;
+        rule(
+            put("fifth", still).await? == Published::AlreadyThere,
+            "a document that was removed is not there to be replaced",
+        )?;
+    }
+    put("third", PutMode::Replace).await.map(drop)?;
+    Ok(())
 }
 
 async fn blobs(store: &dyn Store, name: &str, size: usize) -> Result<(), ConformanceError> {

@@ -27,9 +27,10 @@ mod tests;
 pub use cache::{Cache, CacheError, CachedSnapshot, Entry, EntryError, FetchError, Fetched};
 pub use pack::{PackError, Packed, Progress, pack};
 pub use publish::{
-    ListError, Listing, LookupError, PublishError, RemoveError, Removed, list, lookup, publish, remove,
+    ListError, Listing, LookupError, PublishError, RemoveError, Removed, list, list_some, lookup, publish,
+    remove,
 };
 pub use store::{
-    BlobRead, KeyPath, KeyPathError, OpenError, Published, PutMode, Store, StoreError, StoreOptions,
-    Uploaded, open,
+    BlobRead, KeyPath, KeyPathError, KeyVersion, OpenError, Published, PutMode, Store, StoreError,
+    StoreOptions, Uploaded, open,
 };

@@ -9,8 +9,15 @@ use std::collections::HashSet;
 use thaw_snapshot::{Blobs, Digest, DocumentError, Key, KeyDocument, MAX_DOCUMENT, Manifest, ManifestError};
 use thiserror::Error;
 
+mod variants;
+
+use variants::Standing;
+
 use crate::pack::Packed;
 use crate::store::{KeyPath, Published, PutMode, Store, StoreError};
+
+/// How often a document is read and written again when somebody else was quicker.
+const ATTEMPTS: usize = 10;
 
 /// Why a look-up gave no answer.
 #[derive(Debug, Error)]
@@ -63,9 +70,15 @@ pub enum PublishError {
         #[source]
         source: StoreError,
     },
-    /// The document did not get to the store.
+    /// The document can't be read, or did not get to the store.
     #[error("could not write the key document")]
     Document(#[source] StoreError),
+    /// Others write the document all the time.
+    #[error("could not write {path}, which others wrote {ATTEMPTS} times meanwhile")]
+    Contended {
+        /// Its place.
+        path: KeyPath,
+    },
 }
 
 /// Why snapshots could not be listed.
@@ -154,7 +167,9 @@ async fn read(store: &dyn Store, path: &KeyPath) -> Result<Option<KeyDocument>, 
         })
 }
 
-/// Brings a packed snapshot to the store. With [`PutMode::IfAbsent`] nothing is sent when the key is taken.
+/// Brings a packed snapshot to the store. Under its key it stands beside those of other classes of machines
+/// ([`thaw_snapshot::matching::same_class`]), and takes the place of the one of its own. With [`PutMode::IfAbsent`]
+/// nothing is sent when there is one that a machine like its donor's would restore; any other mode replaces.
 ///
 /// # Errors
 /// When something did not get there. The snapshot then is not in the store; blobs of it may be.
@@ -169,34 +184,37 @@ pub async fn publish(
     }
     let path = KeyPath::of(&manifest.key);
     manifest.validate().map_err(PublishError::Manifest)?;
-    let bytes = KeyDocument::new(vec![manifest.clone()]).to_bytes();
-    let (size, limit) = (bytes.len() as u64, MAX_DOCUMENT as u64);
-    if size > limit {
-        return Err(PublishError::TooLarge { size, limit });
+    let mut sent = false;
+    for _ in 0..ATTEMPTS {
+        let standing = Standing::find(store, &path).await?;
+        if mode == PutMode::IfAbsent && standing.is_taken(manifest) {
+            return Ok(Published::AlreadyThere);
+        }
+        let bytes = standing.with(manifest).map_err(|size| PublishError::TooLarge {
+            size: size as u64,
+            limit: MAX_DOCUMENT as u64,
+        })?;
+        if !sent {
+            send(store, packed).await?;
+            sent = true;
+            // That took a while: somebody else may have been here.
+            continue;
+        }
+        let put = store.put_key(&path, bytes.into(), standing.mode).await;
+        if put.map_err(PublishError::Document)? == Published::Published {
+            return Ok(Published::Published);
+        }
     }
-    if mode == PutMode::IfAbsent && is_taken(store, &path).await? {
-        return Ok(Published::AlreadyThere);
-    }
-    for (digest, file) in &packed.files {
-        let digest = *digest;
-        store
-            .put_blob(&digest, file)
-            .await
-            .map_err(|source| PublishError::Blob { digest, source })?;
-    }
-    store
-        .put_key(&path, bytes.into(), mode)
-        .await
-        .map_err(PublishError::Document)
+    Err(PublishError::Contended { path })
 }
 
-/// Asked before gigabytes are sent for nothing; the conditional write at the end decides.
-async fn is_taken(store: &dyn Store, path: &KeyPath) -> Result<bool, PublishError> {
-    match store.get_key(path, MAX_DOCUMENT as u64).await {
-        Ok(found) => Ok(found.is_some()),
-        Err(StoreError::TooLarge { .. }) => Ok(true),
-        Err(error) => Err(PublishError::Document(error)),
+async fn send(store: &dyn Store, packed: &Packed) -> Result<(), PublishError> {
+    for (digest, file) in &packed.files {
+        let digest = *digest;
+        let sent = store.put_blob(&digest, file).await;
+        sent.map_err(|source| PublishError::Blob { digest, source })?;
     }
+    Ok(())
 }
 
 /// All snapshots of the store, in the order of their documents' paths.
@@ -204,8 +222,17 @@ async fn is_taken(store: &dyn Store, path: &KeyPath) -> Result<bool, PublishErro
 /// # Errors
 /// When the store can't be listed. Documents that can't be used are part of the answer.
 pub async fn list(store: &dyn Store) -> Result<Listing, ListError> {
+    list_some(store, |_| true).await
+}
+
+/// As [`list`], of the documents at `wanted` paths only: the others are not read.
+///
+/// # Errors
+/// As [`list`].
+pub async fn list_some(store: &dyn Store, wanted: impl Fn(&KeyPath) -> bool) -> Result<Listing, ListError> {
     let mut listing = Listing::default();
-    for path in store.list_keys().await.map_err(ListError)? {
+    let paths = store.list_keys().await.map_err(ListError)?;
+    for path in paths.into_iter().filter(wanted) {
         match read(store, &path).await {
             // Removed while we look.
             Ok(None) => (),

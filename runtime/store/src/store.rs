@@ -11,10 +11,12 @@ use thaw_snapshot::{Digest, Key};
 mod error;
 mod open;
 mod local;
+mod update;
 mod object;
 
 pub use error::StoreError;
 pub use open::{OpenError, StoreOptions, open};
+pub use update::KeyVersion;
 
 #[cfg(test)]
 pub(crate) use object::ObjectBackend;
@@ -97,12 +99,15 @@ impl fmt::Display for KeyPath {
 }
 
 /// What to do when a key document is there already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PutMode {
     /// Leave the one that is there. This is how one capture per key wins in a cluster.
     IfAbsent,
     /// Take its place.
     Replace,
+    /// Take its place if it is still the one that was read, otherwise leave it: it was written again, or removed. A
+    /// server that knows no conditions replaces it.
+    IfStill(KeyVersion),
 }
 
 /// What became of a key document.
@@ -146,6 +151,16 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`StoreError::TooLarge`] when it has more than `limit` bytes, otherwise when the store gave no answer.
     async fn get_key(&self, key: &KeyPath, limit: u64) -> Result<Option<Bytes>, StoreError>;
+
+    /// As [`Store::get_key`], with the version for [`PutMode::IfStill`].
+    ///
+    /// # Errors
+    /// As [`Store::get_key`].
+    async fn get_key_version(
+        &self,
+        key: &KeyPath,
+        limit: u64,
+    ) -> Result<Option<(Bytes, KeyVersion)>, StoreError>;
 
     /// Writes a key document in one piece: readers see the old one or the new one.
     ///

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use thaw_runtime::host;
 use thaw_runtime::rootfs::{self, Marks};
-use thaw_snapshot::fingerprint::Facts;
+use thaw_snapshot::fingerprint::{Facts, stale_env};
 use thaw_snapshot::{Digest, DonorFacts, FORMAT_VERSION, Fingerprint, ImageFacts, Key, Manifest};
 use thaw_store::{PutMode, Store, StoreOptions};
 
@@ -24,6 +24,10 @@ pub(crate) struct Donor {
     pub(crate) rootfs: Vec<u8>,
     /// A processor feature that no machine has.
     pub(crate) rare_feature: Option<&'static str>,
+    /// Scope that it is published for.
+    pub(crate) scope: &'static str,
+    /// Variables that may differ.
+    pub(crate) ignore_env: Vec<String>,
 }
 
 impl Donor {
@@ -41,6 +45,8 @@ impl Donor {
             surplus_pages: 0,
             rootfs: tar,
             rare_feature: None,
+            scope: "default",
+            ignore_env: Vec::new(),
         }
     }
 
@@ -75,13 +81,17 @@ impl Donor {
             .unwrap();
         host.cpu.features.extend(self.rare_feature.map(str::to_owned));
         let spec = serde_json::from_value(world.spec.clone()).unwrap();
-        let fingerprint = Fingerprint::of(&spec, Facts::default(), "default");
+        let facts = Facts {
+            ignore_env: &self.ignore_env,
+            ..Facts::default()
+        };
+        let fingerprint = Fingerprint::of(&spec, facts, self.scope);
         let image = image();
         Manifest {
             format: FORMAT_VERSION,
             created: "2026-01-01T00:00:00Z".to_owned(),
             key: Key {
-                scope: "default".to_owned(),
+                scope: self.scope.to_owned(),
                 platform: format!(
                     "{}-{}",
                     oci_spec::image::Os::default(),
@@ -99,7 +109,7 @@ impl Donor {
                 addresses: Vec::new(),
                 established_tcp: 0,
                 freeze_ms: 1,
-                stale_env: Vec::new(),
+                stale_env: stale_env(&spec, facts),
                 masked_paths: Vec::new(),
             },
             blobs,

@@ -22,9 +22,32 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(global: Global) -> Result<Self, Failure> {
-        let mut config = NodeConfig::load(global.config.as_deref())
+        let config = NodeConfig::load(global.config.as_deref())
             .and_then(thaw_config::Loaded::strict)
             .context("can't use the configuration")?;
+        Ok(Self::of(config, global))
+    }
+
+    /// As the shim understands the configuration: keys that mean nothing are left out, and one with a mistake counts
+    /// as none. Both are warned of.
+    pub(super) fn whatever_is_written(global: Global) -> Self {
+        match NodeConfig::load(global.config.as_deref()) {
+            Ok(loaded) => {
+                let context = Self::of(loaded.config, global);
+                for unknown in loaded.unknown {
+                    log::warn!("{unknown}");
+                }
+                context
+            }
+            Err(error) => {
+                let context = Self::of(NodeConfig::default(), global);
+                log::warn!("can't use the configuration: {:#}", anyhow::Error::from(error));
+                context
+            }
+        }
+    }
+
+    fn of(mut config: NodeConfig, global: Global) -> Self {
         if let Some(url) = global.store {
             config.store.url = url;
         }
@@ -32,11 +55,11 @@ impl Context {
         // A second logger can only be there in tests, where the first one will do.
         log::set_logger(&StderrLog).ok();
         log::set_max_level(config.log_level);
-        Ok(Self {
+        Self {
             config,
             namespace: global.namespace,
             output: Output::new(global.output),
-        })
+        }
     }
 
     /// The id of the container that the user means: by id, by the client's name for it, or by the start of the id.

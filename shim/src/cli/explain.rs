@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use clap::Args;
 use serde::Serialize;
 use thaw_runtime::capture::{Standing, State};
+use thaw_runtime::explain::{Difference, More, Nearest, explain};
 use thaw_runtime::outcome::{Outcome, Result as Way};
 use thaw_runtime::record::Record;
 
@@ -13,7 +14,10 @@ use super::context::Context;
 use super::failure::Failure;
 use super::output::{bytes, columns, plain};
 
-/// Tell how a container came up.
+/// Tell how a container came up, and why.
+///
+/// Of a cold start it names the nearest snapshot of the same image, and each field that differs; of a restored one, the
+/// variables of the environment that are the donor's.
 #[derive(Debug, Args)]
 pub(super) struct Explain {
     /// Its id, the name that its client gave it, or the start of its id; in pods also POD/CONTAINER
@@ -22,32 +26,100 @@ pub(super) struct Explain {
 
 /// All that is known of it.
 #[derive(Debug, Serialize)]
-struct Told {
+struct Explained {
     #[serde(flatten)]
     outcome: Outcome,
+    /// What the store says to it.
+    #[serde(flatten)]
+    more: More,
     /// How far it is with capturing itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     capture: Option<Standing>,
 }
 
 impl Explain {
-    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+    pub(super) async fn run(&self, context: &Context) -> Result<(), Failure> {
         let id = context.container(&self.container)?;
         let record = Record::new(&context.config.state, &context.namespace, &id);
         let outcome = record
             .outcome()?
             .ok_or_else(|| Failure::not_found(format!("the container {id} has just gone")))?;
-        let told = Told {
+        let more = explain(&context.config, &outcome).await.unwrap_or_else(|error| {
+            // The outcome is what was asked for; the store may be out, or the container half gone.
+            log::warn!("can't compare with the store: {:#}", anyhow::Error::from(error));
+            More::default()
+        });
+        let explained = Explained {
             outcome,
+            more,
             capture: record.capture()?,
         };
-        context.output.print(&told, |told, out| {
-            in_words(&told.outcome, out)?;
-            told.capture
+        context.output.print(&explained, |explained, out| {
+            in_words(&explained.outcome, out)?;
+            compared(explained, out)?;
+            explained
+                .capture
                 .as_ref()
                 .map_or(Ok(()), |standing| capture(standing, out))
         })
     }
+}
+
+fn compared(explained: &Explained, out: &mut dyn Write) -> io::Result<()> {
+    let more = &explained.more;
+    if !more.stale_env.is_empty() {
+        writeln!(out)?;
+        writeln!(
+            out,
+            "It has the donor's values of: {}",
+            plain(&more.stale_env.join(", "))
+        )?;
+    }
+    let looked_up = explained.outcome.result == Way::Cold && explained.outcome.key.is_some();
+    match &more.nearest {
+        Some(nearest) => {
+            writeln!(out)?;
+            near(nearest, out)
+        }
+        None if looked_up && explained.outcome.reason == "no_snapshot" => {
+            writeln!(out)?;
+            writeln!(
+                out,
+                "The store has no snapshot of this image, or none that can be read."
+            )
+        }
+        None => Ok(()),
+    }
+}
+
+fn near(nearest: &Nearest, out: &mut dyn Write) -> io::Result<()> {
+    let id: String = nearest.snapshot.hex().chars().take(12).collect();
+    if nearest.differences.is_empty() && nearest.unfit.is_empty() {
+        return writeln!(
+            out,
+            "The snapshot {id} of {} would be found now: by this container's next start, if nothing else is in the way.",
+            plain(&nearest.created)
+        );
+    }
+    writeln!(
+        out,
+        "The nearest snapshot is {id} of {}.",
+        plain(&nearest.created)
+    )?;
+    if !nearest.differences.is_empty() {
+        let text = |value: &Option<String>| plain(value.as_deref().unwrap_or("-"));
+        let head = ["FIELD", "SNAPSHOT", "CONTAINER"].map(String::from).to_vec();
+        let row = |one: &Difference| vec![plain(&one.field), text(&one.snapshot), text(&one.container)];
+        let rows: Vec<Vec<String>> = std::iter::once(head)
+            .chain(nearest.differences.iter().map(row))
+            .collect();
+        writeln!(out)?;
+        columns(&rows, out)?;
+    }
+    for unfit in &nearest.unfit {
+        writeln!(out, "It does not fit here: {}", plain(unfit))?;
+    }
+    Ok(())
 }
 
 fn in_words(outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {

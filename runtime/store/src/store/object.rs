@@ -12,12 +12,15 @@ use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt as _;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutOptions, WriteMultipart};
+use object_store::{
+    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutOptions, WriteMultipart,
+};
 use thaw_snapshot::Digest;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
 use super::local::{self, SmallFile};
+use super::update::{self, KeyVersion, Turn};
 use super::{BlobRead, KEY_PREFIX, KeyPath, Published, PutMode, Store, StoreError, StoreOptions, Uploaded};
 
 /// Size of one part of an upload in bytes. S3 takes at most 10 000 parts of at least 5 MiB; this allows blobs of
@@ -92,6 +95,54 @@ impl ObjectBackend {
         }
     }
 
+    /// A small object of a server.
+    async fn get_small(&self, path: &Path, limit: u64) -> Result<Option<(Bytes, ObjectMeta)>, StoreError> {
+        let work = async {
+            let answer = self.client.get(path).await?;
+            let meta = answer.meta.clone();
+            if meta.size > limit {
+                return Ok(None);
+            }
+            Ok(collect(answer, limit).await?.map(|bytes| (bytes, meta)))
+        };
+        match self.request("read", path, work).await? {
+            None => Ok(None),
+            Some(None) => Err(too_large(path, limit)),
+            Some(found) => Ok(found),
+        }
+    }
+
+    async fn update_key(
+        &self,
+        path: &Path,
+        document: Bytes,
+        expected: &KeyVersion,
+    ) -> Result<Published, StoreError> {
+        let Some(directory) = &self.directory else {
+            let work = async { published(update::at_server(&*self.client, path, document, expected).await) };
+            return self.demand("write", path, work).await;
+        };
+        let attempt = "write";
+        let failed = |source| StoreError::Directory {
+            attempt,
+            path: path.to_string(),
+            source,
+        };
+        let file = file_of(directory, attempt, path)?;
+        let turn = match Turn::take(&file).await {
+            // The last document of its directory was removed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Published::AlreadyThere),
+            turn => turn.map_err(failed)?,
+        };
+        if !update::is_still(&file, expected).map_err(failed)? {
+            return Ok(Published::AlreadyThere);
+        }
+        let put = self.client.put(path, document.into());
+        self.demand(attempt, path, put).await?;
+        drop(turn);
+        Ok(Published::Published)
+    }
+
     async fn delete(&self, path: &Path) -> Result<(), StoreError> {
         self.request("delete", path, self.client.delete(path))
             .await
@@ -162,50 +213,55 @@ impl Store for ObjectBackend {
 
     async fn get_key(&self, key: &KeyPath, limit: u64) -> Result<Option<Bytes>, StoreError> {
         let path = key.as_object();
-        let too_large = || StoreError::TooLarge {
-            path: path.to_string(),
-            limit,
-        };
         if let Some(directory) = &self.directory {
             // On this thread on purpose: a small read costs less than handing it over.
             return match read_small(directory, path, limit)? {
                 SmallFile::Bytes(bytes) => Ok(Some(bytes)),
                 SmallFile::Missing => Ok(None),
-                SmallFile::TooLarge => Err(too_large()),
+                SmallFile::TooLarge => Err(too_large(path, limit)),
             };
         }
-        let work = async {
-            let answer = self.client.get(path).await?;
-            if answer.meta.size > limit {
-                return Ok(None);
+        Ok(self.get_small(path, limit).await?.map(|(bytes, _meta)| bytes))
+    }
+
+    async fn get_key_version(
+        &self,
+        key: &KeyPath,
+        limit: u64,
+    ) -> Result<Option<(Bytes, KeyVersion)>, StoreError> {
+        let found = match &self.directory {
+            Some(_) => self.get_key(key, limit).await?.map(|bytes| (bytes, None)),
+            None => {
+                let found = self.get_small(key.as_object(), limit).await?;
+                found.map(|(bytes, meta)| (bytes, Some(meta)))
             }
-            collect(answer, limit).await
         };
-        match self.request("read", path, work).await? {
-            None => Ok(None),
-            Some(None) => Err(too_large()),
-            Some(Some(bytes)) => Ok(Some(bytes)),
-        }
+        Ok(found.map(|(bytes, meta)| {
+            let content = Digest::of(&bytes);
+            let (e_tag, version) = meta.map_or((None, None), |meta| (meta.e_tag, meta.version));
+            let version = KeyVersion {
+                content,
+                e_tag,
+                version,
+            };
+            (bytes, version)
+        }))
     }
 
     async fn put_key(&self, key: &KeyPath, document: Bytes, mode: PutMode) -> Result<Published, StoreError> {
         let path = key.as_object();
+        let mode = match mode {
+            PutMode::IfAbsent => object_store::PutMode::Create,
+            PutMode::Replace => object_store::PutMode::Overwrite,
+            PutMode::IfStill(expected) => return self.update_key(path, document, &expected).await,
+        };
         let options = PutOptions {
-            mode: match mode {
-                PutMode::IfAbsent => object_store::PutMode::Create,
-                PutMode::Replace => object_store::PutMode::Overwrite,
-            },
+            mode,
             ..PutOptions::default()
         };
         let work = async {
-            match self.client.put_opts(path, document.into(), options).await {
-                Ok(_) => Ok(Published::Published),
-                // Stores differ in how they say it; both mean that the condition "not there" did not hold.
-                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                    Ok(Published::AlreadyThere)
-                }
-                Err(error) => Err(error),
-            }
+            let put = self.client.put_opts(path, document.into(), options).await;
+            published(put.map(|_| ()))
         };
         self.demand("write", path, work).await
     }
@@ -320,15 +376,42 @@ async fn collect(answer: object_store::GetResult, limit: u64) -> object_store::R
     Ok(Some(bytes.freeze()))
 }
 
-fn read_small(directory: &LocalFileSystem, path: &Path, limit: u64) -> Result<SmallFile, StoreError> {
-    let attempt = "read";
-    let file = directory
+fn too_large(path: &Path, limit: u64) -> StoreError {
+    StoreError::TooLarge {
+        path: path.to_string(),
+        limit,
+    }
+}
+
+/// Whether a conditional write took place. Stores differ in how they say that the condition did not hold.
+fn published(put: object_store::Result<()>) -> object_store::Result<Published> {
+    match put {
+        Ok(()) => Ok(Published::Published),
+        Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+            Ok(Published::AlreadyThere)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The file of an object in a directory.
+fn file_of(
+    directory: &LocalFileSystem,
+    attempt: &'static str,
+    path: &Path,
+) -> Result<std::path::PathBuf, StoreError> {
+    directory
         .path_to_filesystem(path)
         .map_err(|source| StoreError::Failed {
             attempt,
             path: path.to_string(),
             source,
-        })?;
+        })
+}
+
+fn read_small(directory: &LocalFileSystem, path: &Path, limit: u64) -> Result<SmallFile, StoreError> {
+    let attempt = "read";
+    let file = file_of(directory, attempt, path)?;
     local::read_small(&file, limit).map_err(|source| StoreError::Directory {
         attempt,
         path: path.to_string(),
@@ -343,13 +426,7 @@ async fn read_range(
     range: Range<u64>,
 ) -> Result<BlobRead, StoreError> {
     let attempt = "read";
-    let file = directory
-        .path_to_filesystem(path)
-        .map_err(|source| StoreError::Failed {
-            attempt,
-            path: path.to_string(),
-            source,
-        })?;
+    let file = file_of(directory, attempt, path)?;
     let read = tokio::task::spawn_blocking(move || local::read_range(&file, size, range));
     let read = read.await.map_err(io::Error::other).and_then(|read| read);
     read.map_err(|source| StoreError::Directory {

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use thaw_snapshot::{Key, KeyDocument, MAX_VARIANTS, Manifest};
+
 use super::fixture::{Lab, manifest, noise, soon};
 use crate::{PackError, Published, PutMode, Removed, list, lookup, pack, publish, remove};
 
@@ -117,6 +119,87 @@ async fn the_first_publisher_wins() {
         lookup(&*lab.store, &first.key).await.unwrap().unwrap().variants,
         vec![second]
     );
+}
+
+#[tokio::test]
+async fn machines_of_other_classes_have_snapshots_of_their_own() {
+    let lab = Lab::new();
+    let packed = lab.pack();
+    let of = |kernel: &str, feature: &str, created: &str| {
+        let mut manifest = manifest("default", packed.blobs.clone());
+        manifest.host.kernel = kernel.to_owned();
+        manifest.host.cpu.features = vec![feature.to_owned()];
+        manifest.created = created.to_owned();
+        manifest
+    };
+    let put = |manifest: Manifest, mode| {
+        let (store, packed) = (&lab.store, &packed);
+        async move { publish(&**store, packed, &manifest, mode).await.unwrap() }
+    };
+    let standing = async |key: &Key| lookup(&*lab.store, key).await.unwrap().unwrap().variants;
+    let first = of("6.1.0", "avx2", "2026-01-01T00:00:00Z");
+    let wide = of("6.1.0", "avx512f", "2026-01-02T00:00:00Z");
+    let newer = of("6.18.0", "avx2", "2026-01-03T00:00:00Z");
+    assert_eq!(put(first.clone(), PutMode::Replace).await, Published::Published);
+    // One that this machine would not restore does not take the key.
+    assert_eq!(put(wide.clone(), PutMode::IfAbsent).await, Published::Published);
+    // One that it would does, though it is of another class.
+    assert_eq!(
+        put(newer.clone(), PutMode::IfAbsent).await,
+        Published::AlreadyThere
+    );
+    assert_eq!(put(newer.clone(), PutMode::Replace).await, Published::Published);
+    assert_eq!(
+        standing(&first.key).await,
+        [first.clone(), wide.clone(), newer.clone()]
+    );
+    // Its own class is replaced, the patch of the kernel notwithstanding.
+    let again = of("6.1.9", "avx2", "2026-01-04T00:00:00Z");
+    assert_eq!(put(again.clone(), PutMode::Replace).await, Published::Published);
+    assert_eq!(standing(&first.key).await, [wide, newer, again]);
+}
+
+#[tokio::test]
+async fn two_who_publish_at_once_lose_nothing() {
+    let lab = Lab::new();
+    let packed = lab.pack();
+    let put = |number: usize| {
+        let mut manifest = manifest("default", packed.blobs.clone());
+        manifest.host.cpu.features = vec![format!("feature-{number}")];
+        let (store, packed) = (&lab.store, &packed);
+        async move { publish(&**store, packed, &manifest, PutMode::Replace).await }
+    };
+    let all = futures::future::join_all((0..5).map(put)).await;
+    assert!(
+        all.iter().all(|put| matches!(put, Ok(Published::Published))),
+        "{all:?}"
+    );
+    let key = manifest("default", packed.blobs.clone()).key;
+    let document = lookup(&*lab.store, &key).await.unwrap().unwrap();
+    assert_eq!(document.variants.len(), 5);
+}
+
+#[tokio::test]
+async fn the_oldest_goes_when_there_is_no_room() {
+    let lab = Lab::new();
+    let packed = lab.pack();
+    let of = |number: usize| {
+        let mut manifest = manifest("default", packed.blobs.clone());
+        manifest.host.cpu.features = vec![format!("feature-{number}")];
+        manifest.created = format!("2026-01-01T00:{:02}:{:02}Z", number / 60, number % 60);
+        manifest
+    };
+    let path = crate::KeyPath::of(&of(0).key);
+    let full = KeyDocument::new((1..=MAX_VARIANTS).map(of).collect());
+    let put = lab.store.put_key(&path, full.to_bytes().into(), PutMode::Replace);
+    put.await.unwrap();
+    publish(&*lab.store, &packed, &of(0), PutMode::Replace)
+        .await
+        .unwrap();
+    let document = lookup(&*lab.store, &of(0).key).await.unwrap().unwrap();
+    assert_eq!(document.variants.len(), MAX_VARIANTS);
+    assert!(document.variants.contains(&of(0)) && document.variants.contains(&of(2)));
+    assert!(!document.variants.contains(&of(1)));
 }
 
 #[tokio::test]
