@@ -94,6 +94,9 @@ pub struct Deadlines {
     pub fetch: Duration,
     /// `runc restore`. Default 10 s: it takes well below 1 s for hundreds of MB, so by then it hangs.
     pub restore: Duration,
+    /// The command of `thaw.dev/on-restore`. Default 10 s: nobody waits for it, the container runs meanwhile; one that
+    /// takes longer hangs, and should not stay for ever.
+    pub on_restore: Duration,
 }
 
 impl Default for NodeConfig {
@@ -138,6 +141,7 @@ impl Default for Deadlines {
             lookup: Duration::from_millis(300),
             fetch: Duration::from_secs(60),
             restore: Duration::from_secs(10),
+            on_restore: Duration::from_secs(10),
         }
     }
 }
@@ -238,6 +242,11 @@ impl NodeConfig {
         reader.read("deadlines.restore", &mut config.deadlines.restore, read::duration);
         config.quarantine.read(reader);
         config.capture.read(reader);
+        reader.read(
+            "deadlines.on_restore",
+            &mut config.deadlines.on_restore,
+            read::duration,
+        );
         reader.read("tcp", &mut config.tcp, |raw| read::word(raw, TcpMode::WORDS));
         reader.read("shared_scope", &mut config.shared_scope, read::boolean);
         reader.read("persistent_mounts", &mut config.persistent_mounts, |raw| {

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::node::NodeConfig;
 use crate::readiness::{Probe, ReadinessError, Warmup};
+use crate::on_restore::{OnRestore, OnRestoreError};
 use crate::store_url::{StoreUrl, StoreUrlError};
 
 /// Annotation: `IfPresent`, `Never` or `Required`.
@@ -16,6 +17,8 @@ pub const ANNOTATION_POLICY: &str = "thaw.dev/snapshot-policy";
 pub const ANNOTATION_PATH: &str = "thaw.dev/snapshot-path";
 /// Annotation: `auto`, `established` or `close`.
 pub const ANNOTATION_TCP: &str = "thaw.dev/tcp";
+/// Annotation: `signal:NAME` or `exec:COMMAND ARGUMENT...`, done when a restored container runs.
+pub const ANNOTATION_ON_RESTORE: &str = "thaw.dev/on-restore";
 
 /// Annotation: names of environment variables, separated by commas, that may differ from the donor's.
 pub const ANNOTATION_IGNORE_ENV: &str = "thaw.dev/ignore-env";
@@ -78,6 +81,8 @@ pub struct Policy {
     pub ignore_env: Vec<String>,
     /// Whether writable persistent mounts keep it from being restored.
     pub persistent_mounts: PersistentMounts,
+    /// How it is told that it was restored.
+    pub on_restore: Option<OnRestore>,
     /// It is captured when it is ready, if it started cold.
     pub capture: Option<SelfCapture>,
     /// How to tell that it is ready, also when it is captured by hand.
@@ -136,6 +141,9 @@ pub enum PolicyProblem {
     /// Not under a prefix that the node's `allowed_paths` lists.
     #[error("the node's allowed_paths does not cover it")]
     NotAllowed,
+    /// Nothing that can be done to a restored container.
+    #[error("not an action")]
+    Action(#[source] OnRestoreError),
 }
 
 impl Policy {
@@ -171,6 +179,7 @@ impl Policy {
                     capture: None,
                     ready: None,
                     warmup: None,
+                    on_restore: None,
                 });
             }
             (Required, _) | (_, Some(Required)) => Required,
@@ -195,6 +204,11 @@ impl Policy {
             capture: wishes.capture,
             ready: wishes.ready,
             warmup: wishes.warmup,
+            on_restore: annotations
+                .get(ANNOTATION_ON_RESTORE)
+                .map(|text| text.parse())
+                .transpose()
+                .map_err(|error| fail(ANNOTATION_ON_RESTORE, required, PolicyProblem::Action(error)))?,
         })
     }
 }

@@ -36,6 +36,7 @@ fn nothing_said_means_the_node_s_rules() {
             capture: None,
             ready: None,
             warmup: None,
+            on_restore: None,
         }
     );
 }

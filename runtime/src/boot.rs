@@ -37,16 +37,22 @@ mod fetch;
 mod verify;
 mod rights;
 mod rewrite;
+mod identity;
+mod sockets;
+mod reconnect;
 mod bundle;
 mod labels;
 mod restore;
 mod hooks;
+mod restored;
 mod resume;
+mod announce;
 mod checkpoint;
 mod blame;
 mod reason;
 
 pub use crate::misses::Said;
+pub use announce::Announce;
 pub use blame::put_aside;
 pub use hooks::{HooksError, POSTSTOP_VERB, run_poststop};
 pub use reason::{Ineligible, Reason};
@@ -54,8 +60,9 @@ pub use resume::{Held, ResumeError};
 pub use rights::RightsError;
 #[cfg(feature = "parsers")]
 pub(crate) use rights::check as check_rights;
+pub use sockets::UnmovableSocket;
 
-pub(crate) use eligible::{Network, check_kubernetes, check_spec, network_of};
+pub(crate) use eligible::{Network, check_kubernetes, check_spec, namespace as namespace_of, network_of};
 pub(crate) use lookup::{memory_limit, place, store_options};
 pub(crate) use verify::check_images;
 
@@ -111,6 +118,11 @@ pub trait Rootfs: fmt::Debug + Send + Sync {
     /// # Errors
     /// What `mount` answered.
     fn put_back(&self) -> io::Result<()>;
+
+    /// The root directory as the container's process `pid` has it.
+    fn seen_by(&self, pid: i32) -> PathBuf {
+        PathBuf::from(format!("/proc/{pid}/root"))
+    }
 
     /// The overlay's upper directory, when the root filesystem is an overlay that can be taken off and mounted again.
     fn upper(&self) -> Option<&Path>;
@@ -367,6 +379,7 @@ impl Boot {
             path: request.bundle.join("rootfs"),
             source,
         })?;
+        restored::forget(&request.bundle, rootfs.upper());
         let created = self.runc_create(request, streams).await;
         if created.is_err()
             && let Err(error) = rootfs.unmount()

@@ -187,6 +187,10 @@ pub enum CaptureError {
     /// It can't be dumped, or should not be.
     #[error("capture the container")]
     Refused(#[source] Refusal),
+    /// Its ipc namespace, which is not its own, holds objects: the snapshot would hold those of others, and a clone
+    /// could not have them.
+    #[error("the container shares an ipc namespace that holds System V objects; give it one of its own")]
+    SharedIpc,
     /// Its image can't be told.
     #[error("identify the image")]
     Identify(#[source] IdentifyError),

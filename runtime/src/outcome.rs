@@ -30,6 +30,50 @@ pub struct Outcome {
     pub stages: Vec<Stage>,
     /// Bytes moved.
     pub bytes: Bytes,
+    /// What became of `thaw.dev/on-restore`, once it is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_restore: Option<Announced>,
+}
+
+/// How the application was told of its restore.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Announced {
+    /// The annotation's value.
+    pub action: String,
+    /// How it ended.
+    pub result: Told,
+    /// Why it failed.
+    pub detail: String,
+    /// Wall time in milliseconds.
+    pub ms: f64,
+}
+
+/// How telling the application ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Told {
+    /// The signal was sent, or the command ended with 0.
+    Done,
+    /// The command ended with another code, or could not be run.
+    Failed,
+    /// It was not over in time, and was killed.
+    Timeout,
+}
+
+impl Announced {
+    /// One line for the log.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let result = match self.result {
+            Told::Done => "done",
+            Told::Failed => "failed",
+            Told::Timeout => "timeout",
+        };
+        format!(
+            "on-restore={result} action={:?} ms={} detail={:?}",
+            self.action, self.ms, self.detail
+        )
+    }
 }
 
 /// The two ways up.

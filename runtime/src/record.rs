@@ -126,7 +126,7 @@ impl Record {
         }
     }
 
-    fn put(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
+    pub(crate) fn put(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
         let path = self.directory.join(name);
         let temp = self.directory.join(format!(".{name}"));
         fs::write(&temp, serde_json::to_vec(value)?)?;

@@ -90,6 +90,7 @@ impl Timeline {
             snapshot: self.snapshot,
             stages: self.stages,
             bytes: self.bytes,
+            on_restore: None,
         }
     }
 }

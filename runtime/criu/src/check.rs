@@ -101,7 +101,7 @@ const KINDS: &[(&str, Id, u32, Content)] = &[
     ("ids", Id::Decimal, image::magic::IDS, Content::Records),
     ("mm", Id::Decimal, 0x5749_2820, Content::Records),
     ("fs", Id::Decimal, 0x5140_3912, Content::Records),
-    ("fdinfo", Id::Decimal, 0x5621_3732, Content::Records),
+    ("fdinfo", Id::Decimal, image::magic::FDINFO, Content::Records),
     ("pagemap", Id::Decimal, image::magic::PAGEMAP, Content::Records),
     (
         "pagemap-shmem",

@@ -63,17 +63,30 @@ pub fn of_root(images: &Images) -> Result<NamespaceIds, ReadError> {
     of(images, pstree::root(images)?)
 }
 
-/// Puts every task into the uts and ipc namespaces of whoever restores it: for containers that join a pod's.
+/// Puts every task into the uts namespace of whoever restores it: for containers that join a pod's.
 ///
-/// CRIU then makes no such namespace and, above all, writes neither the donor's hostname nor its ipc settings into the
-/// one that the pod already has (`criu/uts_ns.c: prepare_utsns` runs after the join).
+/// CRIU then makes no such namespace and, above all, does not write the donor's names into the one that the pod already
+/// has (`criu/uts_ns.c: prepare_utsns` runs after the join).
 ///
 /// # Errors
-/// The inventory or an `ids` image cannot be read, or the inventory does not name those namespaces.
-pub fn share_uts_ipc_with_root(images: &mut Images) -> Result<(), EditError> {
-    let host = inventory::root_ids(images)?;
-    let uts = host.uts.ok_or(EditError::NoRootId("uts"))?;
-    let ipc = host.ipc.ok_or(EditError::NoRootId("ipc"))?;
+/// The inventory or an `ids` image cannot be read, or the inventory does not name that namespace.
+pub fn share_uts_with_root(images: &mut Images) -> Result<(), EditError> {
+    let host = inventory::root_ids(images)?.uts;
+    set_all(images, UTS_NS_ID, host.ok_or(EditError::NoRootId("uts"))?)
+}
+
+/// Puts every task into the ipc namespace of whoever restores it: CRIU then writes neither the donor's settings nor its
+/// objects into the one that is joined (`criu/ipc_ns.c: prepare_ipc_ns`).
+///
+/// # Errors
+/// The inventory or an `ids` image cannot be read, or the inventory does not name that namespace.
+pub fn share_ipc_with_root(images: &mut Images) -> Result<(), EditError> {
+    let host = inventory::root_ids(images)?.ipc;
+    set_all(images, IPC_NS_ID, host.ok_or(EditError::NoRootId("ipc"))?)
+}
+
+/// Sets one id of every task.
+fn set_all(images: &mut Images, number: u32, id: u32) -> Result<(), EditError> {
     let files: Vec<String> = image::numbered(images, "ids")
         .map(|(name, _)| name.to_owned())
         .collect();
@@ -82,8 +95,7 @@ pub fn share_uts_ipc_with_root(images: &mut Images) -> Result<(), EditError> {
     for file in files {
         edited.insert(file.clone(), image::get(images, &file)?.to_vec());
         image::rewrite(&mut edited, &file, magic::IDS, |record| {
-            let with_ipc = wire::set(record.as_bytes(), IPC_NS_ID, Value::Varint(ipc.into()))?;
-            wire::set(&with_ipc, UTS_NS_ID, Value::Varint(uts.into()))
+            wire::set(record.as_bytes(), number, Value::Varint(id.into()))
         })?;
     }
     images.append(&mut edited);

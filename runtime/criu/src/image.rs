@@ -19,6 +19,7 @@ pub(crate) mod magic {
     pub(crate) const CORE: u32 = 0x5505_3847;
     pub(crate) const IDS: u32 = 0x5443_2030;
     pub(crate) const FILES: u32 = 0x5630_3138;
+    pub(crate) const FDINFO: u32 = 0x5621_3732;
     pub(crate) const MOUNTPOINTS: u32 = 0x5556_3928;
     pub(crate) const NETNS: u32 = 0x5593_3752;
     pub(crate) const UTSNS: u32 = 0x5447_3203;

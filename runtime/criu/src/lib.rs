@@ -28,6 +28,7 @@ pub mod creds;
 pub mod sockets;
 pub mod ipc;
 pub mod files;
+pub mod fdinfo;
 pub mod mounts;
 pub mod pagemap;
 pub mod seccomp;

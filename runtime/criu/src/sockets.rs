@@ -7,8 +7,24 @@ use crate::files::{self, INETSK};
 use crate::image::{self, ReadError, in_record, magic};
 use crate::wire::{Message, WireError};
 
+mod rebind;
+
+pub use rebind::{Rebind, rebind};
+
 /// `fdinfo.proto: file_entry.isk`.
 const ISK: u32 = 4;
+
+/// `sk-inet.proto: inet_sk_entry` state, src_port, dst_port, src_addr, dst_addr, opts, v6only, ifname.
+const STATE: u32 = 6;
+const SRC_PORT: u32 = 7;
+const DST_PORT: u32 = 8;
+const SRC_ADDR: u32 = 11;
+const DST_ADDR: u32 = 12;
+const OPTS: u32 = 14;
+const V6ONLY: u32 = 15;
+const IFNAME: u32 = 17;
+/// `sk-opts.proto: sk_opts_entry.so_bound_dev`.
+const BOUND_DEV: u32 = 15;
 
 /// IPPROTO_TCP (`linux/in.h`).
 const TCP: u32 = 6;
@@ -70,12 +86,19 @@ pub struct InetSocket {
     pub src: SocketAddr,
     /// Fields 12 and 8: the other end; unspecified when there is none.
     pub dst: SocketAddr,
+    /// Field 14 (`so_bound_dev`) or 17: the interface that it is bound to.
+    pub device: Option<String>,
 }
 
 impl InetSocket {
     /// A TCP connection, whether up or on its way up or down: what `tcp-established` and `tcp-close` are about.
     pub fn is_connection(&self) -> bool {
         self.proto == Proto::Tcp && !matches!(self.state, State::Close | State::Listen)
+    }
+
+    /// A connected socket without a connection: the kernel remembers the other end, and nobody there knows of it.
+    pub fn is_connected_datagram(&self) -> bool {
+        self.proto != Proto::Tcp && self.dst.port() != 0
     }
 }
 
@@ -121,7 +144,7 @@ fn read_socket(isk: Message<'_>) -> Result<InetSocket, WireError> {
         17 => Proto::Udp,
         other => Proto::Other(other),
     };
-    let state = match isk.required_uint32(6)? {
+    let state = match isk.required_uint32(STATE)? {
         1 => State::Established,
         7 => State::Close,
         10 => State::Listen,
@@ -133,9 +156,21 @@ fn read_socket(isk: Message<'_>) -> Result<InetSocket, WireError> {
         family,
         proto,
         state,
-        src: address(isk, family, 11, 7)?,
-        dst: address(isk, family, 12, 8)?,
+        src: address(isk, family, SRC_ADDR, SRC_PORT)?,
+        dst: address(isk, family, DST_ADDR, DST_PORT)?,
+        device: device(isk)?,
     })
+}
+
+/// CRIU looks for the interface by its name, and fails where there is none (`criu/sk-inet.c: inet_bind`,
+/// `criu/sockets.c: restore_bound_dev`).
+fn device(isk: Message<'_>) -> Result<Option<String>, WireError> {
+    let bound = match isk.message(OPTS)? {
+        Some(options) => options.bytes(BOUND_DEV)?,
+        None => None,
+    };
+    let name = bound.or(isk.bytes(IFNAME)?).filter(|name| !name.is_empty());
+    Ok(name.map(|name| String::from_utf8_lossy(name).trim_end_matches('\0').to_owned()))
 }
 
 /// An address is one or four words in network order, kept as the machine reads them: their little-endian bytes are

@@ -100,9 +100,14 @@ fn network_namespace_comes_and_goes() {
 #[test]
 fn pod_members_share_uts_and_ipc() {
     let mut images = load("sleep");
-    ids::share_uts_ipc_with_root(&mut images).unwrap();
     let host = inventory::root_ids(&images).unwrap();
-    let was = ids::of_root(&load("sleep")).unwrap();
+    let was = ids::of_root(&images).unwrap();
+    ids::share_uts_with_root(&mut images).unwrap();
+    for task in pstree::tasks(&images).unwrap() {
+        let now = ids::of(&images, task.pid).unwrap();
+        assert_eq!((now.uts, now.ipc), (host.uts, was.ipc));
+    }
+    ids::share_ipc_with_root(&mut images).unwrap();
     for task in pstree::tasks(&images).unwrap() {
         let now = ids::of(&images, task.pid).unwrap();
         assert_eq!((now.uts, now.ipc), (host.uts, host.ipc));

@@ -6,8 +6,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use thaw_criu::inventory::{self, NetworkLock};
+use thaw_criu::sockets::Rebind;
 use thaw_criu::wire::{self, Field, Message, Value, WireError};
-use thaw_criu::{Images, check, creds, files, ids, mounts, netns, pagemap, pstree, sockets, uts};
+use thaw_criu::{Images, check, creds, fdinfo, files, ids, mounts, netns, pagemap, pstree, sockets, uts};
 
 #[derive(Debug, Clone)]
 enum Owned {
@@ -64,6 +65,7 @@ fn everywhere(body: &[u8]) -> Images {
         ("files.img".to_owned(), common(0x5630_3138)),
         ("core-1.img".to_owned(), common(0x5505_3847)),
         ("ids-1.img".to_owned(), common(0x5443_2030)),
+        ("fdinfo-1.img".to_owned(), common(0x5621_3732)),
         ("utsns-1.img".to_owned(), common(0x5447_3203)),
         ("netns-1.img".to_owned(), common(0x5593_3752)),
         ("mountpoints-1.img".to_owned(), common(0x5556_3928)),
@@ -83,8 +85,17 @@ fn exercise(mut images: Images) {
     let _ = inventory::set_network_lock(&mut images, NetworkLock::Skip);
     let _ = uts::set_names(&mut images, "clone", Some(""));
     let _ = netns::set_external(&mut images, true);
-    let _ = ids::share_uts_ipc_with_root(&mut images);
+    let _ = ids::share_uts_with_root(&mut images);
+    let _ = ids::share_ipc_with_root(&mut images);
     let _ = files::forget_sizes(&mut images, |_| true);
+    let _ = fdinfo::holders(&images);
+    let _ = sockets::rebind(&mut images, |socket| {
+        Some(Rebind {
+            src: socket.src.ip(),
+            disconnect: true,
+            v6only: true,
+        })
+    });
 }
 
 proptest! {

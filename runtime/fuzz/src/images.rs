@@ -6,8 +6,8 @@
 use serde_json::{Value, json};
 use thaw_criu::inventory::NetworkLock;
 use thaw_criu::{
-    Images, check, core, creds, files, ids, inventory, ipc, mounts, netns, pagemap, pstree, seccomp, sockets,
-    uts,
+    Images, check, core, creds, fdinfo, files, ids, inventory, ipc, mounts, netns, pagemap, pstree, seccomp,
+    sockets, uts,
 };
 use thaw_runtime::parsers::rights;
 
@@ -62,6 +62,7 @@ fn read(images: &Images) {
     pagemap::page_files(images, 1 << 16).ok();
     seccomp::of(images).ok();
     seccomp::present(images).ok();
+    fdinfo::holders(images).ok();
     sockets::inet(images).ok();
     sockets::established_tcp(images).ok();
     uts::hostname(images).ok();
@@ -109,7 +110,22 @@ fn edit(images: &Images) {
         creds::of_all(images),
         "an edit changed a right"
     );
-    ids::share_uts_ipc_with_root(&mut edited).ok();
+    ids::share_uts_with_root(&mut edited).ok();
+    ids::share_ipc_with_root(&mut edited).ok();
+    let moved = sockets::rebind(&mut edited, |socket| {
+        Some(sockets::Rebind {
+            src: socket.src.ip(),
+            disconnect: socket.is_connected_datagram(),
+            v6only: true,
+        })
+    });
+    if moved.is_ok() {
+        assert!(
+            sockets::inet(&edited)
+                .is_ok_and(|all| !all.iter().any(sockets::InetSocket::is_connected_datagram)),
+            "a socket was not let go"
+        );
+    }
     if let Err(error) = check(&edited) {
         panic!("edited images do not pass the check: {error:?}");
     }

@@ -75,4 +75,39 @@ impl Runc {
         .await
         .map(drop)
     }
+
+    /// Runs one more process in a running container and waits for its end, `deadline` at most; then it is killed.
+    /// `process` is the OCI `Process` as JSON, `file` a place of our own for it. Its output is thrown away, but for
+    /// the last line on standard error, which stands in the error.
+    ///
+    /// # Errors
+    /// [`RuncError::Failed`] when it ends with another code than 0; see [`RuncError`] for the rest.
+    pub async fn exec_process_to_end(
+        &self,
+        id: &str,
+        process: Vec<u8>,
+        file: PathBuf,
+        deadline: Duration,
+    ) -> Result<(), RuncError> {
+        std::fs::write(&file, process).map_err(|source| RuncError::File {
+            verb: "exec",
+            path: file.clone(),
+            source,
+        })?;
+        let mut command = self.command("exec");
+        die_with_parent(command.arg("--process").arg(&file).arg(id));
+        // The process is a child of runc's.
+        let ended = self
+            .run_with_abort(
+                "exec",
+                command,
+                Streams::Capture,
+                deadline,
+                Some(kill_descendants),
+            )
+            .await;
+        // A leftover is overwritten by the next one and goes with the directory.
+        std::fs::remove_file(&file).ok();
+        ended.map(drop)
+    }
 }

@@ -12,6 +12,7 @@ use thaw_snapshot::Mismatch;
 use thaw_store::{CacheError, EntryError, FetchError, LookupError, OpenError};
 
 use super::rights::RightsError;
+use super::sockets::UnmovableSocket;
 use crate::host::HostError;
 use crate::identify::IdentifyError;
 use crate::key::KeyError;
@@ -124,6 +125,12 @@ pub enum Reason {
     /// The images can't be given the clone's identity.
     #[error("edit the CRIU images")]
     Edit(#[source] EditError),
+    /// A socket of the snapshot can't be in the clone's network.
+    #[error("move the sockets to the container's own addresses")]
+    Socket(#[source] UnmovableSocket),
+    /// The snapshot holds System V objects, which would have to go into an ipc namespace that is not the clone's own.
+    #[error("put System V objects into an ipc namespace that is in use")]
+    SharedIpc,
     /// The clone's surroundings can't be read: the network namespace or host name it is to join.
     #[error("look at the namespaces to join")]
     Surroundings(#[source] io::Error),
@@ -154,6 +161,9 @@ pub enum Reason {
         #[source]
         source: RuncError,
     },
+    /// The application can't be told that it was restored.
+    #[error("write /run/thaw/restored.json in the container")]
+    Restored(#[source] io::Error),
     /// The limits of the clone's cgroup can't be set.
     #[error("set the limits of the restored container")]
     Limits(#[source] RuncError),
@@ -275,9 +285,12 @@ impl Reason {
             Self::Entry(_) | Self::Images(_) | Self::Facts(_) | Self::Pagemap(_) | Self::PageFiles => {
                 "images_invalid"
             }
+            Self::Socket(_) => "socket_unmovable",
+            Self::SharedIpc => "ipc_shared",
             Self::Edit(_) | Self::Surroundings(_) | Self::Prepare { .. } => "rewrite_failed",
             Self::Rootfs(_) => "rootfs_diff_failed",
             Self::Mount(_) => "rootfs_mount_failed",
+            Self::Restored(_) => "restored_file_failed",
             Self::Restore {
                 source: RuncError::Deadline { .. },
                 ..

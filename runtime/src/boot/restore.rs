@@ -153,9 +153,15 @@ async fn attempt(
     if !Path::new(&format!("/proc/{pid}")).exists() {
         return Err(Reason::Gone { pid });
     }
+    let (file, seen) = (prepared.restored.clone(), container.seen_by(pid));
+    let work = tokio::task::spawn_blocking(move || file.write(&seen));
+    work.await
+        .map_err(|_error| Reason::Thread { step: "restored" })?
+        .map_err(Reason::Restored)?;
     Ok(Restored {
         pid,
-        held: Held::new(pid, prepared.stopped.clone()),
+        held: Held::new(pid, prepared.stopped.clone())
+            .with(prepared.reconnect.clone(), prepared.announce.clone()),
     })
 }
 

@@ -4,6 +4,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::Announce;
+use super::reconnect::Reconnect;
 use crate::task::{inner_pid, tree};
 
 /// A restored container whose processes are stopped (CRIU's `leave-stopped`).
@@ -11,6 +13,8 @@ use crate::task::{inner_pid, tree};
 pub struct Held {
     pid: i32,
     stopped: Vec<i32>,
+    reconnect: Reconnect,
+    announce: Option<Announce>,
 }
 
 /// Why a held container does not run.
@@ -36,7 +40,23 @@ pub enum ResumeError {
 
 impl Held {
     pub(super) fn new(pid: i32, stopped: Vec<i32>) -> Self {
-        Self { pid, stopped }
+        Self {
+            pid,
+            stopped,
+            reconnect: Reconnect::default(),
+            announce: None,
+        }
+    }
+
+    pub(super) fn with(mut self, reconnect: Reconnect, announce: Option<Announce>) -> Self {
+        self.reconnect = reconnect;
+        self.announce = announce;
+        self
+    }
+
+    /// What is to be done when it runs, if the container asked for something.
+    pub fn take_announce(&mut self) -> Option<Announce> {
+        self.announce.take()
     }
 
     /// Lets every process run, except those that were stopped when the donor was frozen. Init comes last, so that
@@ -45,7 +65,9 @@ impl Held {
     /// # Errors
     /// [`ResumeError::Gone`] when init has been killed meanwhile, otherwise what `kill` answered.
     pub fn resume(self) -> Result<(), ResumeError> {
-        for pid in tree(self.pid).into_iter().rev() {
+        let tasks = tree(self.pid);
+        self.reconnect.run(self.pid, &tasks);
+        for pid in tasks.into_iter().rev() {
             if !self.stopped.is_empty() && inner_pid(pid).is_some_and(|inner| self.stopped.contains(&inner)) {
                 continue;
             }

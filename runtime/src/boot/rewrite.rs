@@ -4,18 +4,16 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
-use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use thaw_config::TcpMode;
-use thaw_criu::{Images, files, ids, inventory, netns, sockets, uts};
-
-use super::eligible::{Network, namespace, network_of};
+use super::eligible::{Network, network_of};
 use super::labels::Labels;
+use super::reconnect::Reconnect;
+use super::restored::RestoredFile;
 use super::verify::Verified;
-use super::{Boot, Reason, Request, bundle};
+use super::{Announce, Boot, Reason, Request, bundle, identity, sockets};
 use crate::key::Bundle;
 use crate::network;
 use crate::record::Record;
@@ -44,6 +42,12 @@ pub(super) struct Prepared {
     pub(super) limits: Option<Vec<u8>>,
     /// Tasks that were stopped when the donor was frozen, by their own pid; they stay so.
     pub(super) stopped: Vec<i32>,
+    /// Datagram sockets that are connected again when the container has its network.
+    pub(super) reconnect: Reconnect,
+    /// What the application may know of itself.
+    pub(super) restored: RestoredFile,
+    /// How it is told.
+    pub(super) announce: Option<Announce>,
     /// Root filesystem changes.
     pub(super) rootfs: Option<PathBuf>,
     /// Bytes of memory pages.
@@ -62,10 +66,11 @@ pub(super) async fn apply(
 ) -> Result<Prepared, Reason> {
     timeline.stage("rewrite");
     let record = Record::new(&boot.config.state, &request.namespace, &request.id);
-    let (helper, container_bundle) = (boot.helper.clone(), request.bundle.clone());
+    let (helper, request) = (boot.helper.clone(), request.clone());
+    let deadline = boot.config.deadlines.on_restore;
     let work = tokio::task::spawn_blocking(move || {
         let directory = record.directory().join("restore");
-        prepare(&record, &helper, &container_bundle, verified).inspect_err(|_reason| discard(&directory))
+        prepare(&record, &helper, &request, deadline, verified).inspect_err(|_reason| discard(&directory))
     });
     work.await.map_err(|_error| Reason::Thread { step: "rewrite" })?
 }
@@ -73,7 +78,8 @@ pub(super) async fn apply(
 fn prepare(
     record: &Record,
     helper: &Path,
-    container_bundle: &Path,
+    request: &Request,
+    on_restore: Duration,
     verified: Verified,
 ) -> Result<Prepared, Reason> {
     let Verified {
@@ -85,9 +91,14 @@ fn prepare(
         upper,
     } = verified;
     let network = network_of(&read.spec);
+    let here = match &network {
+        Network::Joined(path) => network::interfaces(path).map_err(Reason::Surroundings)?,
+        Network::New | Network::Host => sockets::before_the_client(),
+    };
     let stopped = thaw_criu::core::stopped(&images).map_err(Reason::Facts)?;
-    let tcp_established = keep_connections(&images, policy.tcp, &network)?;
-    give_identity(&mut images, &read.spec, &network, tcp_established)?;
+    let tcp_established = sockets::keep_connections(&images, policy.tcp, &here)?;
+    let names = identity::give(&mut images, &read.spec, &network, tcp_established)?;
+    let reconnect = sockets::rebind(&mut images, &manifest.donor.addresses, &here)?;
 
     let directory = record.directory().join("restore");
     record.make().map_err(|source| written(&directory, source))?;
@@ -102,7 +113,7 @@ fn prepare(
         link_pages(&pages, &images_directory, &name)?;
     }
     let bundle_directory = directory.join("bundle");
-    let edited = bundle::for_restore(&read, container_bundle, &bundle_directory, &network, helper);
+    let edited = bundle::for_restore(&read, &request.bundle, &bundle_directory, &network, helper);
     put(&bundle_directory.join("config.json"), &edited.config)?;
     let criu_config = directory.join("criu.conf");
     put(&criu_config, criu_options(tcp_established).as_bytes())?;
@@ -120,71 +131,16 @@ fn prepare(
         labels: Labels::of(&read.spec),
         limits: edited.limits,
         stopped,
+        reconnect,
+        restored: RestoredFile::new(request, &read.spec, &manifest, names),
+        announce: policy
+            .on_restore
+            .map(|action| Announce::new(action, &read, on_restore)),
         rootfs: entry.rootfs(),
         page_bytes: manifest.blobs.pages.files.iter().map(|file| file.size).sum(),
         upper,
         spec: read,
     })
-}
-
-/// `auto` keeps the connections when every one of them has its local address in the clone's namespace.
-fn keep_connections(images: &Images, mode: TcpMode, network: &Network) -> Result<bool, Reason> {
-    let connections = sockets::established_tcp(images).map_err(Reason::Facts)?;
-    if connections.is_empty() {
-        return Ok(false);
-    }
-    match mode {
-        TcpMode::Established => Ok(true),
-        TcpMode::Close => Ok(false),
-        TcpMode::Auto => {
-            let there: Vec<IpAddr> = match network {
-                Network::Joined(path) => network::addresses(path).map_err(Reason::Surroundings)?,
-                Network::New | Network::Host => Vec::new(),
-            };
-            Ok(connections.iter().all(|c| {
-                let local = c.src.ip().to_canonical();
-                local.is_loopback() || there.contains(&local)
-            }))
-        }
-    }
-}
-
-fn give_identity(
-    images: &mut Images,
-    spec: &Spec,
-    network: &Network,
-    tcp_established: bool,
-) -> Result<(), Reason> {
-    if !tcp_established {
-        // Nothing can be lost that the lock would protect, it costs two program starts, and a restore that fails
-        // leaves it behind (criu#2828).
-        inventory::set_network_lock(images, inventory::NetworkLock::Skip).map_err(Reason::Edit)?;
-    }
-    netns::set_external(images, matches!(network, Network::Joined(_))).map_err(Reason::Edit)?;
-    let domain = spec.domainname().as_deref();
-    match namespace(spec, LinuxNamespaceType::Uts) {
-        None => {}
-        Some(None) => {
-            let name = match spec.hostname().as_deref() {
-                Some(name) if !name.is_empty() => name.to_owned(),
-                // What a new namespace inherits.
-                _ => network::own_hostname().map_err(Reason::Surroundings)?,
-            };
-            uts::set_names(images, &name, domain).map_err(Reason::Edit)?;
-        }
-        Some(Some(path)) => {
-            let name = network::hostname_in(path).map_err(Reason::Surroundings)?;
-            uts::set_names(images, &name, domain).map_err(Reason::Edit)?;
-            ids::share_uts_ipc_with_root(images).map_err(Reason::Edit)?;
-        }
-    }
-    // Files such as /etc/hosts come from outside and are the clone's own; CRIU would refuse another size.
-    let outside: Vec<PathBuf> = bundle::bind_destinations(spec);
-    files::forget_sizes(images, |path| {
-        outside.iter().any(|mount| Path::new(path).starts_with(mount))
-    })
-    .map_err(Reason::Edit)?;
-    Ok(())
 }
 
 fn criu_options(tcp_established: bool) -> String {

@@ -4,12 +4,13 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::LinuxNamespaceType;
 use thaw_config::{NodeConfig, Policy};
 use thaw_runc::{Runc, Status};
 use thaw_snapshot::HostFacts;
 
 use super::{CaptureError, Request, runc_of};
-use crate::boot::{Ineligible, Network, check_spec, network_of};
+use crate::boot::{Ineligible, Network, check_spec, namespace_of, network_of};
 use crate::host;
 use crate::key::{Bundle, read_bundle};
 use crate::network;
@@ -68,6 +69,10 @@ pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Dono
     let upper = upper.ok_or(CaptureError::Useless(Ineligible::RootfsKind))?;
     let pid = state.pid;
     let namespace = |kind: &str| PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
+    let shared_ipc = namespace_of(&bundle.spec, LinuxNamespaceType::Ipc) != Some(None);
+    if shared_ipc && network::has_sysv_ipc(&namespace("ipc")).map_err(CaptureError::Donor)? {
+        return Err(CaptureError::SharedIpc);
+    }
     let addresses = network::addresses(&namespace("net")).map_err(CaptureError::Donor)?;
     let gone = || CaptureError::NotRunning {
         status: "gone".to_owned(),
@@ -75,7 +80,9 @@ pub(super) async fn donor(config: &NodeConfig, request: &Request) -> Result<Dono
     Ok(Donor {
         started: started(pid).ok_or_else(gone)?,
         pid,
-        hostname: network::hostname_in(&namespace("uts")).map_err(CaptureError::Donor)?,
+        hostname: network::names_in(&namespace("uts"))
+            .map_err(CaptureError::Donor)?
+            .hostname,
         addresses: addresses
             .into_iter()
             .filter(|address| !address.is_loopback())

@@ -7,6 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use thaw_config::{NodeConfig, SnapshotPolicy};
+use thaw_criu::wire;
 use thaw_runtime::identify::Kubernetes;
 use thaw_runtime::quarantine::{Blame, Quarantine};
 use thaw_snapshot::{Digest, KeyDocument};
@@ -202,6 +203,21 @@ pub(crate) const STORIES: &[Story] = &[
     at_clone("rewrite_failed", |world| {
         world.spec["hostname"] = json!("x".repeat(65))
     }),
+    at_donor("socket_unmovable", |donor, _| {
+        let socket = bound_socket(b"eth7");
+        donor.images.get_mut("files.img").unwrap().extend(socket);
+    }),
+    at_donor("ipc_shared", |donor, world| {
+        let magic = [0x5456_4319u32.to_le_bytes(), 0x4628_3044u32.to_le_bytes()].concat();
+        let one = [2u32.to_le_bytes().as_slice(), &[0x10, 1]].concat();
+        donor
+            .images
+            .insert("ipcns-shm-11.img".to_owned(), [magic, one].concat());
+        namespaces(world).retain(|namespace| namespace["type"] != "ipc");
+    }),
+    at_clone("restored_file_failed", |world| {
+        fs::write(world.path("bundle/rootfs/run"), "no directory").unwrap()
+    }),
     at_donor("rootfs_diff_failed", |donor, _| donor.rootfs = vec![0xff; 1024]),
     at_clone("rootfs_mount_failed", |world| {
         world.rootfs.refuse_mount.store(true, Ordering::SeqCst)
@@ -215,6 +231,36 @@ pub(crate) const STORIES: &[Story] = &[
         world.config.deadlines.restore = Duration::from_secs(3);
     }),
 ];
+
+/// A record of `files.img`: a listener that is bound to an interface.
+fn bound_socket(device: &[u8]) -> Vec<u8> {
+    // `sk-inet.proto: inet_sk_entry`: id, ino, family, type, proto, state, ports, flags, backlog, addresses.
+    let numbers = [
+        (1, 77),
+        (2, 77),
+        (3, 2),
+        (4, 1),
+        (5, 6),
+        (6, 10),
+        (7, 80),
+        (8, 0),
+        (9, 2),
+        (10, 1),
+        (11, 0x0200_000a),
+        (12, 0),
+    ];
+    let mut socket = Vec::new();
+    for (number, value) in numbers {
+        wire::push(&mut socket, number, wire::Value::Varint(value));
+    }
+    wire::push(&mut socket, 17, wire::Value::Bytes(device));
+    let mut entry = Vec::new();
+    wire::push(&mut entry, 1, wire::Value::Varint(4));
+    wire::push(&mut entry, 2, wire::Value::Varint(77));
+    wire::push(&mut entry, 4, wire::Value::Bytes(&socket));
+    let length = u32::try_from(entry.len()).unwrap();
+    [length.to_le_bytes().as_slice(), &entry].concat()
+}
 
 fn namespaces(world: &mut World) -> &mut Vec<Value> {
     world.spec["linux"]["namespaces"].as_array_mut().unwrap()

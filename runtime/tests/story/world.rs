@@ -45,7 +45,7 @@ impl World {
     pub(crate) fn new() -> Self {
         let root = TempDir::new().unwrap();
         let fakes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/story/fakes");
-        for name in ["bin", "bundle", "upper"] {
+        for name in ["bin", "bundle", "bundle/rootfs", "upper"] {
             fs::create_dir(root.path().join(name)).unwrap();
         }
         // Links, not copies: a file that was just written can't be run while another thread forks (ETXTBSY).
@@ -354,6 +354,10 @@ impl Rootfs for FakeRootfs {
             self.mounted.store(1, Ordering::SeqCst);
         }
         Ok(())
+    }
+
+    fn seen_by(&self, _pid: i32) -> PathBuf {
+        self.upper.with_file_name("bundle").join("rootfs")
     }
 
     fn upper(&self) -> Option<&Path> {

@@ -2,7 +2,9 @@
 
 /// Advice for the reason code, when there is something to do.
 pub(super) fn of(reason: &str) -> Option<&'static str> {
-    about_the_container(reason).or_else(|| about_the_node(reason))
+    about_the_container(reason)
+        .or_else(|| about_the_restore(reason))
+        .or_else(|| about_the_node(reason))
 }
 
 /// Where the container is not of a kind that is restored here.
@@ -32,6 +34,26 @@ fn about_the_container(reason: &str) -> Option<&'static str> {
             "nothing: a restarted container goes on with its own files, only a new one is restored"
         }
         "rootfs_unsupported" => "use the overlayfs snapshotter, or Docker's overlay2 storage driver",
+        _ => return None,
+    })
+}
+
+/// Where a snapshot was there and could not be restored.
+fn about_the_restore(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "images_invalid" | "rewrite_failed" | "rootfs_diff_failed" => "remove the snapshot and capture again",
+        "socket_unmovable" => {
+            "bind the socket to no interface (SO_BINDTODEVICE), or give the container a network made before it"
+        }
+        "ipc_shared" => {
+            "give the container an ipc namespace of its own, or capture before it uses System V IPC"
+        }
+        "rootfs_mount_failed" => "look at the kernel's log for the overlay",
+        "restore_failed" => "CRIU's first error is named above; what it can't restore here, capture here",
+        "restored_file_failed" => {
+            "let /run be a directory of the image or a tmpfs, neither a link nor a volume, with /run/thaw in it free"
+        }
+        "restore_timeout" => "raise deadlines.restore if the machine is slow, else report it with the log",
         _ => return None,
     })
 }
@@ -75,10 +97,6 @@ fn about_the_node(reason: &str) -> Option<&'static str> {
         "fetch_failed" => "see if the snapshot is whole: remove it and capture again if not",
         "fetch_timeout" => "raise deadlines.fetch, or bring the store nearer",
         "cache_failed" => "see if the cache directory can be written and the disk has room",
-        "images_invalid" | "rewrite_failed" | "rootfs_diff_failed" => "remove the snapshot and capture again",
-        "rootfs_mount_failed" => "look at the kernel's log for the overlay",
-        "restore_failed" => "CRIU's first error is named above; what it can't restore here, capture here",
-        "restore_timeout" => "raise deadlines.restore if the machine is slow, else report it with the log",
         "internal" => "look at the log, and report it",
         _ => return None,
     })

@@ -36,8 +36,12 @@ impl Shim {
             state.init.starting = true;
         }
         let held = container.state().held.take();
+        let mut announce = None;
         let started = match held {
-            Some(held) => held.resume().map_err(|error| Refusal::failure(&error)),
+            Some(mut held) => {
+                announce = held.take_announce();
+                held.resume().map_err(|error| Refusal::failure(&error))
+            }
             None => {
                 let started = container.runc.start(&container.id).await;
                 started.map_err(|error| Refusal::runc("OCI runtime start failed", &error))
@@ -57,6 +61,14 @@ impl Shim {
                 ..TaskStart::default()
             };
             self.events.publish(TASK_START_EVENT_TOPIC, &event);
+            if let Some(announce) = announce {
+                let container = Arc::clone(container);
+                // Nobody waits for it: the start has succeeded.
+                tokio::spawn(async move {
+                    let (runc, record) = (&container.runc, &container.record);
+                    announce.run(runc, &container.id, record).await;
+                });
+            }
         }
         if let Some(end) = state.init.early.take() {
             self.ended(container, &mut state, "", end);
