@@ -23,8 +23,8 @@ mod policy;
 pub use capture::Capture;
 pub use mistake::{ConfigError, Mistake, Origin, Problem};
 pub use node::{DEFAULT_DIR, Deadlines, Loaded, NodeConfig, Store};
-pub use policy::{ANNOTATION_CAPTURE, ANNOTATION_READY, ANNOTATION_WARMUP, SelfCapture};
 pub use on_restore::{OnRestore, OnRestoreError};
+pub use policy::{ANNOTATION_CAPTURE, ANNOTATION_READY, ANNOTATION_WARMUP, SelfCapture};
 pub use policy::{
     ANNOTATION_IGNORE_ENV, ANNOTATION_MOUNTS, ANNOTATION_ON_RESTORE, ANNOTATION_PATH, ANNOTATION_POLICY,
     ANNOTATION_TCP,

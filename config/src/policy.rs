@@ -7,8 +7,8 @@ use std::str::FromStr;
 use thiserror::Error;
 
 use crate::node::NodeConfig;
-use crate::readiness::{Probe, ReadinessError, Warmup};
 use crate::on_restore::{OnRestore, OnRestoreError};
+use crate::readiness::{Probe, ReadinessError, Warmup};
 use crate::store_url::{StoreUrl, StoreUrlError};
 
 /// Annotation: `IfPresent`, `Never` or `Required`.

@@ -17,7 +17,15 @@ use crate::wait::until;
 /// # Errors
 /// When it does not come back.
 pub fn restart_containerd() -> Result<()> {
-    restart("containerd --config", "/run/containerd/containerd.log")?;
+    restart_containerd_under(&[])
+}
+
+/// As [`restart_containerd`], with the words of another program in front, which runs it.
+///
+/// # Errors
+/// When it does not come back.
+pub fn restart_containerd_under(prefix: &[&str]) -> Result<()> {
+    restart("containerd --config", "/run/containerd/containerd.log", prefix)?;
     until("containerd", Duration::from_secs(60), || {
         Ok((run(&["ctr", "version"])?.code == 0).then_some(()))
     })
@@ -28,15 +36,15 @@ pub fn restart_containerd() -> Result<()> {
 /// # Errors
 /// When it does not come back.
 pub fn restart_kubelet() -> Result<()> {
-    restart("kubelet --config", "/run/cluster/kubelet.log")?;
+    restart("kubelet --config", "/run/cluster/kubelet.log", &[])?;
     until("the kubelet", Duration::from_secs(120), || {
         let healthy = run(&["curl", "--silent", "--fail", "http://127.0.0.1:10248/healthz"])?;
         Ok((healthy.code == 0).then_some(()))
     })
 }
 
-/// Ends the daemon whose command line begins so, and starts the same line again.
-fn restart(beginning: &str, log: &str) -> Result<()> {
+/// Ends the daemon whose command line begins so, and starts the same line again, behind the words of `prefix`.
+fn restart(beginning: &str, log: &str, prefix: &[&str]) -> Result<()> {
     let (pid, line) = processes()?
         .into_iter()
         .find(|(_, line)| line.starts_with(beginning))
@@ -54,6 +62,7 @@ fn restart(beginning: &str, log: &str) -> Result<()> {
     // Not a child of ours, so that its end is collected by the lab's init.
     Command::new("setsid")
         .arg("--fork")
+        .args(prefix)
         .args(line.split_whitespace())
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

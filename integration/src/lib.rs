@@ -38,7 +38,7 @@ pub use console::Console;
 pub use container::{Container, Outcome, Python, Stage};
 pub use containerd::Events;
 pub use criu::{FakeCriu, FakeRunc};
-pub use daemon::{restart_containerd, restart_kubelet};
+pub use daemon::{restart_containerd, restart_containerd_under, restart_kubelet};
 pub use docker::{Docked, Docker, ImageStore};
 pub use faulty::{Fault, FaultyStore};
 pub use inventory::{Inventory, processes};

@@ -300,6 +300,7 @@ impl CaptureError {
             Self::Spec(_) => "spec_unreadable",
             Self::Annotation(_) => "annotation_invalid",
             Self::Useless(_) => "never_restored",
+            Self::SharedIpc => "ipc_shared",
             Self::State(_) | Self::Donor(_) => "donor_unreadable",
             Self::Identify(_) => "identify_failed",
             Self::Host(_) => "host_unfit",

@@ -193,7 +193,8 @@ impl Watched<'_> {
             });
         }
         let request = &self.request;
-        let node = crate::network::own_hostname().unwrap_or_default();
+        let node = crate::network::own_names().map(|names| names.hostname);
+        let node = node.unwrap_or_default();
         let owner = format!(
             "{node} {}/{} {}",
             request.namespace,
