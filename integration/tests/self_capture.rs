@@ -388,7 +388,14 @@ fn what_criu_cannot_dump_is_refused_before_the_dump() -> Result<()> {
     for (code, what) in cases {
         let probe = "log:^held$";
         let donor = python(&lab, "donor", probe)
-            .flags(&["--privileged", "--mount", mount])
+            .flags(&[
+                "--cap-add",
+                "CAP_SYS_ADMIN",
+                "--cap-add",
+                "CAP_SYS_PTRACE",
+                "--mount",
+                mount,
+            ])
             .command(&["python3", "-c", &holding(&what)])
             .start()?;
         let (found, words) = failed(&donor).with_context(|| format!("{code}: {:?}", donor.log()))?;
