@@ -95,11 +95,9 @@ impl RestoredFile {
     /// Writes the file into the container whose held process has its root directory at `seen`. The application finds it
     /// complete with its first instruction.
     pub(super) fn write(mut self, seen: &Path) -> io::Result<()> {
-        if !same_place(seen, &self.rootfs, "")? {
-            // Whatever it is, it is not ours to write to.
-            return Err(io::Error::other(
-                "the process has another root directory than its container",
-            ));
+        if same_place(seen, Path::new("/"), "")? {
+            // Whatever it is, it is no container of ours, and this would write to the host.
+            return Err(io::Error::other("the process has our own root directory"));
         }
         let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
         uuid.trim().clone_into(&mut self.generation);
@@ -334,12 +332,10 @@ mod tests {
     }
 
     #[test]
-    fn another_root_is_left_alone() {
-        let (seen, rootfs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let mut file = content("");
-        file.rootfs = rootfs.path().to_owned();
-        file.clone().write(seen.path()).unwrap_err();
-        assert_eq!(fs::read_dir(seen.path()).unwrap().count(), 0);
+    fn our_own_root_is_left_alone() {
+        let rootfs = tempfile::tempdir().unwrap();
+        let file = content("");
+        file.clone().write(Path::new("/proc/self/root")).unwrap_err();
         file.write(rootfs.path()).unwrap();
         let text = fs::read(rootfs.path().join("run/thaw/restored.json")).unwrap();
         let told: serde_json::Value = serde_json::from_slice(&text).unwrap();
