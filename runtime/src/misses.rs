@@ -195,7 +195,7 @@ mod tests {
         misses.missed(&key("a"), asked, Said::Nothing);
         assert_eq!(misses.known(&key("a")), None);
         // It was removed since.
-        misses.missed(&key("a"), notes::now() + 1, Said::Nothing);
+        misses.missed(&key("a"), notes::now() + 3_600_000, Said::Nothing);
         assert_eq!(misses.known(&key("a")), None, "a time to come is no time");
         misses.missed(&key("b"), asked, Said::Nothing);
         misses.published(&key("b"));

@@ -340,19 +340,22 @@ fn clearing_enters_no_mount() {
 #[test]
 fn thousands_of_files_take_no_time() {
     let upper = tempfile::tempdir().unwrap();
+    let begin = std::time::Instant::now();
     for directory in 0..50 {
         let directory = upper.path().join(format!("d{directory}"));
         fs::create_dir(&directory).unwrap();
         (0..100).for_each(|file| fs::write(directory.join(format!("f{file}")), [7; 300]).unwrap());
     }
+    let written = begin.elapsed();
     let mut archive = Vec::new();
     diff(upper.path(), Marks::Trusted, &mut archive).unwrap();
     let clone = tempfile::tempdir().unwrap();
     let begin = std::time::Instant::now();
     apply(archive.as_slice(), clone.path(), Marks::Trusted, LIMITS, soon()).unwrap();
     let took = begin.elapsed();
-    assert!(took.as_secs() < 5, "5000 files took {took:?}");
-    println!("5000 files: {took:?}");
+    // Against the time that this machine needs to write them in the first place, busy as it may be.
+    assert!(took < 20 * written, "5000 files took {took:?}, and {written:?} to write");
+    println!("5000 files: {took:?}, {written:?} to write");
 }
 
 #[test]
