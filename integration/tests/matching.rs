@@ -69,7 +69,9 @@ fn a_snapshot_of_a_mighty_root_stays_away_from_a_narrower_container() -> Result<
     let Some(lab) = Lab::enter(name) else {
         return Ok(());
     };
-    let sleeper = |id: &str| Run::new(id, "static").command(&["sleep", "1000"]);
+    // One long sleep would end with the restore, which interrupts it.
+    let program = "import time\nwhile True: time.sleep(0.1)";
+    let sleeper = |id: &str| Run::new(id, "python").command(&["python3", "-c", program]);
     {
         let mighty = ["--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_NET_ADMIN"];
         let donor = sleeper("donor").flags(&mighty).start()?;
