@@ -136,4 +136,36 @@ class Docker:
             pass  # it was never made
 
 
-CLIENTS = {"ctr": Ctr, "docker": Docker}
+class Nerdctl:
+    """nerdctl: bridge network and a published port, in the network namespace of the lab."""
+
+    namespace = "default"
+    host = "nerdctl-host"
+
+    def __init__(self, workloads):
+        call("nerdctl", "version")
+        call("ip", "netns", "attach", self.host, "1")
+        self.port = 20000
+
+    def close(self):
+        quietly("ip", "netns", "delete", self.host)
+
+    def prepare(self, name, url):
+        # A port of its own for each, as with Docker.
+        self.port += 1
+        parts = urllib.parse.urlsplit(url)
+        self.publish = f"127.0.0.1:{self.port}:{parts.port}"
+        return self.host, parts._replace(netloc=f"127.0.0.1:{self.port}").geturl()
+
+    def run(self, name, workload, flags):
+        call("nerdctl", "run", "--detach", *flags, "--name", name, "--hostname", name, "--publish", self.publish,
+             f"localhost/thaw/{workload}:latest")
+
+    def log(self, name):
+        return call("nerdctl", "logs", "--tail", "20", name)
+
+    def remove(self, name):
+        quietly("nerdctl", "rm", "--force", "--volumes", name)
+
+
+CLIENTS = {"ctr": Ctr, "docker": Docker, "nerdctl": Nerdctl}

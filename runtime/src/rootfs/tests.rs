@@ -354,7 +354,10 @@ fn thousands_of_files_take_no_time() {
     apply(archive.as_slice(), clone.path(), Marks::Trusted, LIMITS, soon()).unwrap();
     let took = begin.elapsed();
     // Against the time that this machine needs to write them in the first place, busy as it may be.
-    assert!(took < 20 * written, "5000 files took {took:?}, and {written:?} to write");
+    assert!(
+        took < 20 * written,
+        "5000 files took {took:?}, and {written:?} to write"
+    );
     println!("5000 files: {took:?}, {written:?} to write");
 }
 
