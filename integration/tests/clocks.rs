@@ -111,14 +111,16 @@ fn moved(offset: &str) -> Result<()> {
         "wall clock {wall} is not in {now}..{later}"
     );
     // Every way of waiting ends again, the far timer once.
-    until("the timers of the clone", LIMIT * 2, || {
-        let state = state(&clone, now)?;
-        let on = |name: &str| state[name].as_u64() > after[name].as_u64().map(|ticks| ticks + 2);
+    let mut last = Value::Null;
+    until("the timers of the clone", LIMIT * 4, || {
+        last = state(&clone, now)?;
+        let on = |name: &str| last[name].as_u64() > after[name].as_u64().map(|ticks| ticks + 2);
         let all = ["sleep", "event", "itimer", "epoll", "timerfd"]
             .into_iter()
             .all(on);
-        Ok((all && state["absolute"] == 1).then_some(()))
-    })?;
+        Ok((all && last["absolute"] == 1).then_some(()))
+    })
+    .with_context(|| format!("first {after}, then {last}"))?;
     // A second process sees the same clock.
     let print = "import time; print(time.monotonic())";
     let other: f64 = clone.exec(&["python3", "-c", print])?.ok()?.trim().parse()?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use thaw_integration::{Container, Lab, Python, Run, ok, processes, until};
+use thaw_integration::{Container, Lab, Python, Run, ok, processes, run, until};
 
 const FILE: &str = "/run/thaw/restored.json";
 const LIMIT: Duration = Duration::from_secs(20);
@@ -103,7 +103,7 @@ fn restored_json_is_there_with_the_first_instruction() -> Result<()> {
     lab.done()
 }
 
-/// The container's own user may read it; a place that is not to be trusted means a cold start.
+/// A place that is not to be trusted means a cold start, and the proof of the snapshot sees that first.
 #[test]
 fn restored_json_and_a_run_that_leads_elsewhere() -> Result<()> {
     let Some(lab) = Lab::enter("restored_json_and_a_run_that_leads_elsewhere") else {
@@ -112,7 +112,11 @@ fn restored_json_and_a_run_that_leads_elsewhere() -> Result<()> {
     {
         let donor = lab.python("donor")?;
         donor.container.sh("mkdir /srv/trap; ln -s /srv/trap /run/thaw")?;
-        lab.capture(&donor.container, &[])?;
+        let refused = run(&["thaw", "capture", donor.container.id()])?;
+        assert_ne!(refused.code, 0);
+        assert!(refused.stderr.contains("restored_file_failed"), "{refused:?}");
+        assert_eq!(donor.container.sh("ls -A /srv/trap")?, "");
+        lab.capture(&donor.container, &["--no-proof"])?;
         let clone = Python::ready(lab.python_run("clone").start()?)?;
         clone.container.assert_cold("restored_file_failed")?;
         assert_eq!(clone.container.exec(&["test", "-e", "/srv/trap"])?.code, 1);
