@@ -1,13 +1,19 @@
 //! containerd and the shim are restarted, killed and replaced; containers do not mind.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use thaw_integration::{Container, Lab, Python, Run, STOCK, THAW, ok, processes, restart_containerd, until};
+use thaw_integration::{
+    Container, FakeCriu, Lab, Python, Run, STOCK, THAW, ok, processes, restart_containerd, run as run_words,
+    spawn, until,
+};
 
 const SOON: Duration = Duration::from_secs(5);
+/// For what a busy machine may take long for.
+const PATIENT: Duration = Duration::from_secs(60);
 
 fn shell(runtime: &str, script: &str) -> Run {
     Run::new("cold", "static")
@@ -142,6 +148,81 @@ fn a_shim_killed_half_way_hinders_nobody() -> Result<()> {
             .with_context(|| format!("killed after {after} ms"))?;
     }
     lab.done()
+}
+
+/// The same where the store's files are in the root filesystem already, and the next start is a cold one of the same
+/// container: it finds the files of a first start, and nothing of the snapshot.
+#[test]
+fn a_shim_killed_half_way_leaves_a_first_start() -> Result<()> {
+    let Some(lab) = Lab::enter("a_shim_killed_half_way_leaves_a_first_start") else {
+        return Ok(());
+    };
+    lab.with_snapshot()?;
+    let (held, hold) = (lab.path("held"), lab.path("hold"));
+    let script = format!(
+        "#!/bin/sh\n[ \"$CRTOOLS_SCRIPT_ACTION\" = post-restore ] || exit 0\ntouch {}\nexec sleep 600\n",
+        held.display()
+    );
+    std::fs::write(&hold, script)?;
+    ok(&["chmod", "755", &hold.display().to_string()])?;
+    let before = format!("touch {}; exec sleep 600", held.display());
+    let restored = format!(
+        "echo action-script {} >>\"$CRIU_CONFIG_FILE\"; exec $criu \"$@\"",
+        hold.display()
+    );
+    for (step, criu) in [("before CRIU", before), ("with processes", restored)] {
+        lab.configure("deadlines.restore = '10m'")?;
+        kill_in_restore(&lab, &criu, &held).with_context(|| step.to_owned())?;
+        lab.nothing_left().with_context(|| step.to_owned())?;
+    }
+    lab.done()
+}
+
+/// Starts the container `again` with a CRIU that is held, kills the shim then, and starts it again without thaw.
+fn kill_in_restore(lab: &Lab, criu: &str, held: &Path) -> Result<()> {
+    const START: &[&str] = &[
+        "ctr",
+        "task",
+        "start",
+        "--detach",
+        "--log-uri=file:///tmp/again.log",
+        "again",
+    ];
+    let run = lab.python_run("again").foreground();
+    let words: Vec<&str> = ["ctr", "container", "create"]
+        .into_iter()
+        .chain(run.iter().skip(2).map(String::as_str))
+        .collect();
+    let container = Container::named("again", Some("/tmp/again.log".into()));
+    ok(&words)?;
+    {
+        let _criu = FakeCriu::new(criu)?;
+        let start = spawn(START)?;
+        until("a restore in the middle", PATIENT, || {
+            Ok(held.exists().then_some(()))
+        })?;
+        let note = Path::new("/run/thaw/default/again/begun.json");
+        let begun: serde_json::Value = serde_json::from_slice(&std::fs::read(note)?)?;
+        let upper = begun["upper"].as_str().context("no upper directory")?;
+        ensure!(
+            Path::new(upper).join("srv/marker").exists(),
+            "nothing is changed yet"
+        );
+        kill_shim_of("again")?;
+        ensure!(start.wait(PATIENT)?.code != 0, "the start has succeeded");
+        until("the upper directory as it was", PATIENT, || {
+            Ok(std::fs::read_dir(upper)?.next().is_none().then_some(()))
+        })?;
+        std::fs::remove_file(held)?;
+    }
+    lab.configure("policy = 'Never'")?;
+    until("a second start", PATIENT, || {
+        Ok((run_words(START)?.code == 0).then_some(()))
+    })?;
+    let python = Python::ready(container)?;
+    python.container.assert_cold("policy_never")?;
+    ensure!(python.get("/write?marker")? == "1\n", "files of the snapshot");
+    Ok(())
 }
 
 /// Our shim under the stock shim's name, which is how callers that send options of runc reach it.

@@ -43,6 +43,7 @@ mod reconnect;
 mod bundle;
 mod labels;
 mod restore;
+mod begun;
 mod hooks;
 mod restored;
 mod resume;
@@ -53,6 +54,7 @@ mod reason;
 
 pub use crate::misses::Said;
 pub use announce::Announce;
+pub use begun::{Begun, LeftError, undo_begun, undo_begun_now};
 pub use blame::put_aside;
 pub use hooks::{HooksError, POSTSTOP_VERB, run_poststop};
 pub use reason::{Ineligible, Reason};
@@ -206,6 +208,9 @@ pub enum CreateError {
         #[source]
         source: io::Error,
     },
+    /// A shim was killed while it restored this container, and what it has left can't be taken away.
+    #[error("undo the restore that an earlier shim has begun")]
+    Left(#[source] LeftError),
     /// The standard streams can't be handed to runc.
     #[error("hand over the standard streams")]
     Streams(#[source] io::Error),
@@ -247,16 +252,9 @@ impl Boot {
     ) -> Result<Created, CreateError> {
         let mut timeline = Timeline::start();
         let record = Record::new(&self.config.state, &request.namespace, &request.id);
+        self.undo_left(request, &record, rootfs).await?;
         let brought = self.bring_up(request, rootfs, streams, &mut timeline).await;
-        let (pid, held) = match brought {
-            Ok(up) => up,
-            Err(error) => {
-                if let Err(error) = record.remove() {
-                    log::warn!("remove {}: {error}", record.directory().display());
-                }
-                return Err(error);
-            }
-        };
+        let (pid, held) = brought.inspect_err(|_error| forget(&record))?;
         let capture = timeline.capture.take().filter(|_| held.is_none());
         let way = if held.is_some() { Way::Restored } else { Way::Cold };
         let outcome = timeline.finish(request, way);
@@ -268,6 +266,29 @@ impl Boot {
             held,
             capture,
         })
+    }
+
+    /// Usually the shim's `delete` has done that; it may have been killed too.
+    async fn undo_left(
+        &self,
+        request: &Request,
+        record: &Record,
+        rootfs: &dyn Rootfs,
+    ) -> Result<(), CreateError> {
+        if matches!(record.begun(), Ok(None)) {
+            return Ok(());
+        }
+        let left = undo_begun(record, &request.bundle, rootfs).await;
+        left.map_err(CreateError::Left)?;
+        self.runc
+            .delete(&request.id, true)
+            .await
+            .map_err(CreateError::Runc)?;
+        log::warn!(
+            "undid the restore of {} that an earlier shim has begun",
+            request.id
+        );
+        Ok(())
     }
 
     async fn bring_up(
@@ -405,5 +426,15 @@ impl Boot {
             .create(&request.id, &options, stdio)
             .await
             .map_err(CreateError::Runc)
+    }
+}
+
+/// Nothing of the container is left, so nothing is to be remembered; but what could not be undone is for the next.
+fn forget(record: &Record) {
+    if !matches!(record.begun(), Ok(None)) {
+        return;
+    }
+    if let Err(error) = record.remove() {
+        log::warn!("remove {}: {error}", record.directory().display());
     }
 }

@@ -1,7 +1,7 @@
 //! What a node remembers of a container while it lives: `/run/thaw/<namespace>/<id>/`.
 //!
 //! `outcome.json` says how it came up, `container.json` how the shim drives it, so that a capture can find it, and
-//! `capture.json` how far it is with capturing itself. They
+//! `capture.json` how far it is with capturing itself, `begun.json` that a restore has begun and has not been started. They
 //! are read by programs of the same user only (the directory is closed to others).
 
 use std::fs::{self, DirBuilder};
@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thaw_runc::Runc;
 
-use crate::boot::Request;
+use crate::boot::{Begun, Request};
 use crate::capture::Standing;
 use crate::outcome::Outcome;
 
@@ -23,6 +23,8 @@ pub use find::{FindError, find};
 
 /// The most that is read of a record.
 const RECORD_LIMIT: u64 = 1 << 20;
+/// The note of a restore that has begun.
+const BEGUN: &str = "begun.json";
 
 /// The directory of one container.
 #[derive(Debug, Clone)]
@@ -160,6 +162,30 @@ impl Record {
     /// Notes that, unless the record is gone.
     pub(crate) fn put_capture(&self, standing: &Standing) -> io::Result<()> {
         self.put("capture.json", standing)
+    }
+
+    /// The restore that has begun, and of which no process has run yet; `None` when there is none.
+    ///
+    /// # Errors
+    /// See [`RecordError`].
+    pub fn begun(&self) -> Result<Option<Begun>, RecordError> {
+        self.get(BEGUN)
+    }
+
+    /// Notes that a restore begins, before it changes anything.
+    pub(crate) fn put_begun(&self, begun: &Begun) -> io::Result<()> {
+        self.put(BEGUN, begun)
+    }
+
+    /// Forgets that: it was undone, or its processes are about to run. No error when nothing has begun.
+    ///
+    /// # Errors
+    /// What `unlink` answered. What the container writes would be taken for the snapshot's then, so it must not run.
+    pub fn forget_begun(&self) -> io::Result<()> {
+        match fs::remove_file(self.directory.join(BEGUN)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RecordError> {

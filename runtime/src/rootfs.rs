@@ -18,6 +18,7 @@ use std::path::Path;
 
 use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmodat, utimensat};
 use nix::sys::time::TimeSpec;
+use serde::{Deserialize, Serialize};
 
 mod diff;
 mod entry;
@@ -67,7 +68,7 @@ pub struct Limits {
 }
 
 /// What [`apply`] changes of the upper directory itself, kept so that [`clear`] can undo it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootAttributes {
     mode: u32,
     uid: u32,

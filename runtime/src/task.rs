@@ -61,7 +61,8 @@ pub(crate) fn kill_below(ancestor: i32) {
     end(tree(ancestor).get(1..).unwrap_or_default());
 }
 
-fn end(pids: &[i32]) {
+/// Kills these processes.
+pub(crate) fn end(pids: &[i32]) {
     for &pid in pids {
         // ESRCH only: it has ended.
         kill(Pid::from_raw(pid), Signal::SIGKILL).ok();

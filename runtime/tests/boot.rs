@@ -514,6 +514,56 @@ async fn a_cold_start_that_fails_leaves_nothing() {
     assert!(!world.record().exists());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_shim_has_left_is_undone_by_the_next() {
+    for mut world in [with_snapshot("sleep").await, mounted_by_the_client().await] {
+        let before = state_of(&world.upper());
+        restored(&world).await;
+        assert_ne!(state_of(&world.upper()), before);
+        // Nobody has started it.
+        assert!(world.record().join("begun.json").exists());
+        world.config.policy = SnapshotPolicy::Never;
+        let created = world.create().await.unwrap();
+        assert_eq!(created.outcome.reason, "policy_never");
+        assert_eq!(state_of(&world.upper()), before);
+        assert_eq!(world.rootfs.mounted.load(Ordering::SeqCst), 1);
+        assert!(!world.record().join("begun.json").exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_shim_has_left_and_cannot_be_undone_is_not_started_on() {
+    let mut world = mounted_by_the_client().await;
+    restored(&world).await;
+    world.config.policy = SnapshotPolicy::Never;
+    world.rootfs.busy.store(true, Ordering::SeqCst);
+    let error = world.create().await.unwrap_err();
+    assert!(matches!(error, CreateError::Left(_)), "{error:?}");
+    // It is tried again.
+    world.rootfs.busy.store(false, Ordering::SeqCst);
+    world.create().await.unwrap();
+    assert!(names_in(&world.upper()).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_container_of_that_id_has_left_is_none_of_its_business() {
+    let mut world = with_snapshot("sleep").await;
+    restored(&world).await;
+    world.config.policy = SnapshotPolicy::Never;
+    let elsewhere = world.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("own"), "of somebody").unwrap();
+    let note = world.record().join("begun.json");
+    let mut begun: serde_json::Value = serde_json::from_slice(&fs::read(&note).unwrap()).unwrap();
+    begun["upper"] = elsewhere.to_str().unwrap().into();
+    fs::write(&note, begun.to_string()).unwrap();
+    let changed = state_of(&world.upper());
+    world.rootfs.mounted.store(0, Ordering::SeqCst);
+    world.create().await.unwrap();
+    assert_eq!(names_in(&elsewhere), ["own"]);
+    assert_eq!(state_of(&world.upper()), changed);
+}
+
 /// A dump that a client made itself, at the place where it keeps it.
 fn checkpoint(world: &World) -> std::path::PathBuf {
     let directory = world.path("checkpoint");

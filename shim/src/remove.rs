@@ -9,11 +9,12 @@ use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::{self, Message, MessageField};
 
 use thaw_config::NodeConfig;
+use thaw_runtime::boot::{LeftError, undo_begun_now};
 use thaw_runtime::capture::remove_left_proofs_now;
 use thaw_runtime::record::Record;
 
 use crate::flags::Flags;
-use crate::mount::unmount_all;
+use crate::mount::{Rootfs, unmount_all};
 use crate::options::Options;
 use crate::spec::Spec;
 use crate::task::time::timestamp;
@@ -38,6 +39,12 @@ pub(crate) enum RemoveError {
         #[source]
         source: std::io::Error,
     },
+    #[error("undo the restore of {id}")]
+    Undo {
+        id: String,
+        #[source]
+        source: LeftError,
+    },
     #[error("encode the answer")]
     Encode(#[source] protobuf::Error),
 }
@@ -50,6 +57,13 @@ pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, RemoveError> {
     };
     let options = Options::load(&bundle);
     let root = options.root(&flags.namespace);
+    let spec = Spec::read(&bundle).unwrap_or_default();
+    // First of all, since it ends processes of which runc may not know yet.
+    let state = NodeConfig::load(None)
+        .map_or_else(|_error| NodeConfig::default().state, |loaded| loaded.config.state);
+    let record = Record::new(&state, &flags.namespace, &flags.id);
+    let rootfs = Rootfs::new(Vec::new(), &bundle, &spec.root.path);
+    let undone = undo_begun_now(&record, &bundle, &rootfs);
     // runc takes 20 ms to find out that there is nothing to do, which is the ordinary case.
     if root.join(&flags.id).exists() {
         thaw_runc::delete_now(options.binary(), &root, &flags.id).map_err(|source| RemoveError::Delete {
@@ -57,12 +71,20 @@ pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, RemoveError> {
             source,
         })?;
     }
-    forget(flags, &options);
-    remove_cgroup(&bundle);
+    // A shim that was killed could not clean up after the process that captured its container.
+    remove_left_proofs_now(&state, options.binary());
+    remove_cgroup(&spec);
     unmount_all(&bundle.join("rootfs")).map_err(|source| RemoveError::Unmount {
         bundle: bundle.clone(),
         source,
     })?;
+    // Its note stays, for the next Create.
+    undone.map_err(|source| RemoveError::Undo {
+        id: flags.id.clone(),
+        source,
+    })?;
+    // A record that stays is found by nobody and goes with the next boot of the machine.
+    record.remove().ok();
     let response = DeleteResponse {
         pid: init_pid(&bundle),
         exit_status: KILLED,
@@ -72,20 +94,10 @@ pub(crate) fn run(flags: &Flags) -> Result<Vec<u8>, RemoveError> {
     response.write_to_bytes().map_err(RemoveError::Encode)
 }
 
-/// A record that stays is found by nobody and goes with the next boot of the machine; nothing here depends on it.
-fn forget(flags: &Flags, options: &Options) {
-    let state = NodeConfig::load(None)
-        .map_or_else(|_error| NodeConfig::default().state, |loaded| loaded.config.state);
-    Record::new(&state, &flags.namespace, &flags.id).remove().ok();
-    // A shim that was killed could not clean up after the process that captured its container.
-    remove_left_proofs_now(&state, options.binary());
-}
-
 /// Removes the cgroup that the spec names if runc, killed half-way, has left it behind: it has no state then from
 /// which it could know. The kernel refuses to remove one with processes or other cgroups in it, so nothing that lives
 /// is touched. One of the systemd form (`slice:prefix:name`) is systemd's to remove.
-fn remove_cgroup(bundle: &Path) {
-    let Ok(spec) = Spec::read(bundle) else { return };
+fn remove_cgroup(spec: &Spec) {
     let Some(path) = cgroup_below_root(&spec.linux.cgroups_path) else {
         return;
     };

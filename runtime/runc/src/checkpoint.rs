@@ -8,7 +8,7 @@ use crate::error::RuncError;
 
 /// The environment variable that names a configuration file for one CRIU call (CRIU's `config.c`). What runc sends
 /// wins over it, so it can only add.
-pub(crate) const CRIU_CONFIG_FILE: &str = "CRIU_CONFIG_FILE";
+pub const CRIU_CONFIG_FILE: &str = "CRIU_CONFIG_FILE";
 
 /// How to dump a container.
 #[derive(Debug, Clone, Default)]

@@ -25,7 +25,7 @@ mod error;
 mod spawn;
 mod sys;
 
-pub use checkpoint::CheckpointOptions;
+pub use checkpoint::{CRIU_CONFIG_FILE, CheckpointOptions};
 pub use command::{Deadlines, Output, Runc, Streams};
 pub use create::CreateOptions;
 pub use criu_log::first_error as first_criu_error;

@@ -38,6 +38,7 @@ impl Boot {
     ) -> Result<Created, CreateError> {
         let mut timeline = Timeline::start();
         let record = Record::new(&self.config.state, &request.namespace, &request.id);
+        self.undo_left(request, &record, rootfs).await?;
         timeline.stage("rootfs");
         rootfs.mount().map_err(|source| CreateError::Mount {
             path: request.bundle.join("rootfs"),

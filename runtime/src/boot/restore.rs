@@ -8,7 +8,9 @@ use std::time::Instant;
 use thaw_runc::{RestoreOptions, first_criu_error};
 
 use super::rewrite::{Prepared, discard};
-use super::{Boot, CreateError, Failed, Held, HooksError, PID_FILE, Reason, Request, Rootfs, Streams, hooks};
+use super::{
+    Begun, Boot, CreateError, Failed, Held, HooksError, PID_FILE, Reason, Request, Rootfs, Streams, hooks,
+};
 use crate::network;
 use crate::record::Record;
 use crate::rootfs::{self, Limits, Marks, RootAttributes};
@@ -37,7 +39,8 @@ pub(super) async fn run(
     prepared: Prepared,
     timeline: &mut Timeline,
 ) -> Result<Restored, Failed> {
-    let before = match before(&prepared.upper, &request.bundle) {
+    let record = Record::new(&boot.config.state, &request.namespace, &request.id);
+    let before = match begin(&record, &prepared.upper, &request.bundle) {
         Ok(before) => before,
         Err(reason) => {
             discard(&prepared.directory);
@@ -101,13 +104,20 @@ async fn run_hooks(
     .await
 }
 
-/// What an undo must know, and must not find.
-fn before(upper: &Path, bundle: &Path) -> Result<RootAttributes, Reason> {
+/// What an undo must know, and must not find. It is noted for others too: this process may be killed.
+fn begin(record: &Record, upper: &Path, bundle: &Path) -> Result<RootAttributes, Reason> {
     forget_pid(bundle)?;
-    RootAttributes::of(upper).map_err(|source| Reason::Prepare {
+    let failed = |source| Reason::Prepare {
         path: upper.to_owned(),
         source,
-    })
+    };
+    let before = RootAttributes::of(upper).map_err(failed)?;
+    let begun = Begun {
+        upper: upper.to_owned(),
+        before,
+    };
+    record.put_begun(&begun).map_err(failed)?;
+    Ok(before)
 }
 
 /// Removes the pid file of an earlier run: what stands in it is killed when the restore fails, so it must be what this
@@ -225,7 +235,9 @@ async fn undo(
     }
     keep_log(boot, request, prepared);
     discard(&prepared.directory);
+    let record = Record::new(&boot.config.state, &request.namespace, &request.id);
     let emptied = empty(container, prepared.upper.clone(), before).await;
+    let emptied = emptied.and_then(|()| record.forget_begun());
     deleted.map_err(CreateError::Runc)?;
     emptied.map_err(|source| CreateError::Undo {
         path: prepared.upper.clone(),
@@ -234,7 +246,7 @@ async fn undo(
 }
 
 /// The root filesystem as the client or the snapshotter had prepared it.
-async fn empty(container: &dyn Rootfs, upper: PathBuf, before: RootAttributes) -> io::Result<()> {
+pub(super) async fn empty(container: &dyn Rootfs, upper: PathBuf, before: RootAttributes) -> io::Result<()> {
     if let Err(error) = container.take_off() {
         // Somebody uses it, which may be what has ended the try before anything was changed.
         let untouched = rootfs::is_empty(&upper)? && RootAttributes::of(&upper)? == before;

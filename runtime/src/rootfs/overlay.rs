@@ -34,6 +34,26 @@ impl Overlay {
     pub fn at(path: &Path) -> io::Result<Option<Self>> {
         Ok(find(&fs::read("/proc/self/mountinfo")?, path))
     }
+
+    /// Whether an overlay with the upper directory `upper` is mounted anywhere in this mount namespace.
+    ///
+    /// # Errors
+    /// What reading `/proc/self/mountinfo` answered.
+    pub fn mounted_with(upper: &Path) -> io::Result<bool> {
+        Ok(any_with(&fs::read("/proc/self/mountinfo")?, upper))
+    }
+}
+
+fn any_with(mountinfo: &[u8], upper: &Path) -> bool {
+    let lines = mountinfo.split(|&byte| byte == b'\n');
+    lines
+        .filter_map(|line| std::str::from_utf8(line).ok())
+        .any(|line| {
+            let place = line.split(' ').nth(4).map(|field| unescape(field.as_bytes()));
+            place
+                .and_then(|place| parse(line, &place))
+                .is_some_and(|found| found.upper == upper)
+        })
 }
 
 fn find(mountinfo: &[u8], path: &Path) -> Option<Overlay> {
@@ -154,6 +174,13 @@ mod tests {
         assert_eq!(found.upper, Path::new("/d/o/c3/diff"));
         assert!(found.options.contains(&"lowerdir=/d/o/l/A:/d/o/l/B".to_owned()));
         assert_eq!((found.shared, found.slave, found.covered), (false, true, true));
+    }
+
+    #[test]
+    fn an_upper_directory_in_use_is_seen() {
+        for (upper, used) in [("/u/diff", true), ("/d/o/c3/diff", true), ("/u", false)] {
+            assert_eq!(any_with(INFO.as_bytes(), Path::new(upper)), used, "{upper}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::events::task::TaskDelete;
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::topics::TASK_DELETE_EVENT_TOPIC;
-use thaw_runtime::boot::Rootfs;
+use thaw_runtime::boot::{Rootfs, undo_begun};
 
 use super::Shim;
 use super::container::Container;
@@ -58,6 +58,10 @@ impl Shim {
         let unmounted = container.rootfs.unmount();
         deleted.map_err(|error| Refusal::runc("failed to delete task", &error))?;
         unmounted.map_err(|error| Refusal::failure(&error))?;
+        // A clone that was never started leaves the files as it has found them.
+        undo_begun(&container.record, &container.bundle, &container.rootfs)
+            .await
+            .map_err(|error| Refusal::failure(&error))?;
         if let Err(error) = container.record.remove() {
             log::warn!("remove the record of {}: {error}", container.id);
         }

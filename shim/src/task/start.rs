@@ -40,7 +40,11 @@ impl Shim {
         let started = match held {
             Some(mut held) => {
                 announce = held.take_announce();
-                held.resume().map_err(|error| Refusal::failure(&error))
+                // From here on the files in the root filesystem are its own.
+                let forgotten = container.record.forget_begun();
+                forgotten
+                    .map_err(|error| Refusal::failure(&error))
+                    .and_then(|()| held.resume().map_err(|error| Refusal::failure(&error)))
             }
             None => {
                 let started = container.runc.start(&container.id).await;
