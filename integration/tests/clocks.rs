@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Counts in every way in which a program can wait, and writes down how far it is.
 const COUNTING: &str = r#"
 import json, os, select, signal, threading, time
-ticks = {"sleep": 0, "event": 0, "itimer": 0, "epoll": 0, "timerfd": 0, "absolute": 0}
+ticks = {"sleep": 0, "event": 0, "itimer": 0, "epoll": 0, "timerfd": 0, "late": 0, "past": 0, "absolute": 0}
 def count(name, wait):
     def loop():
         while True:
@@ -32,6 +32,14 @@ count("event", lambda: event.wait(0.2))
 count("epoll", lambda: epoll.poll(0.2))
 count("timerfd", lambda: os.read(timer, 8))
 count("absolute", lambda: os.read(far, 8))
+# Nearly always it has run out and is not read yet.
+late = os.timerfd_create(time.CLOCK_MONOTONIC)
+os.timerfd_settime(late, initial=0.02, interval=0.02)
+count("late", lambda: (time.sleep(0.4), os.read(late, 8)))
+# It has fired for good before the dump.
+past = os.timerfd_create(time.CLOCK_MONOTONIC)
+os.timerfd_settime(past, flags=os.TFD_TIMER_ABSTIME, initial=time.monotonic() + 0.01)
+count("past", lambda: os.read(past, 8))
 start, last, back = time.monotonic(), time.monotonic(), False
 while True:
     time.sleep(0.1)
@@ -115,12 +123,13 @@ fn moved(offset: &str) -> Result<()> {
     until("the timers of the clone", LIMIT * 4, || {
         last = state(&clone, now)?;
         let on = |name: &str| last[name].as_u64() > after[name].as_u64().map(|ticks| ticks + 2);
-        let all = ["sleep", "event", "itimer", "epoll", "timerfd"]
+        let all = ["sleep", "event", "itimer", "epoll", "timerfd", "late"]
             .into_iter()
             .all(on);
         Ok((all && last["absolute"] == 1).then_some(()))
     })
     .with_context(|| format!("first {after}, then {last}"))?;
+    ensure!(last["past"] == 1, "a timer that had fired fired again: {last}");
     // A second process sees the same clock.
     let print = "import time; print(time.monotonic())";
     let other: f64 = clone.exec(&["python3", "-c", print])?.ok()?.trim().parse()?;

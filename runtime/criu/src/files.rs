@@ -11,6 +11,8 @@ pub(crate) const FILE: &str = "files.img";
 const REG: u32 = 1;
 /// `fdinfo.proto: fd_types.INETSK`.
 pub(crate) const INETSK: u32 = 4;
+/// `fdinfo.proto: fd_types.TIMERFD`.
+pub(crate) const TIMERFD: u32 = 17;
 
 /// `fdinfo.proto: file_entry.type`.
 const TYPE: u32 = 1;

@@ -29,6 +29,7 @@ pub mod sockets;
 pub mod ipc;
 pub mod files;
 pub mod fdinfo;
+pub mod timerfd;
 pub mod mounts;
 pub mod pagemap;
 pub mod seccomp;

@@ -8,7 +8,9 @@ use proptest::prelude::*;
 use thaw_criu::inventory::{self, NetworkLock};
 use thaw_criu::sockets::Rebind;
 use thaw_criu::wire::{self, Field, Message, Value, WireError};
-use thaw_criu::{Images, check, creds, fdinfo, files, ids, mounts, netns, pagemap, pstree, sockets, uts};
+use thaw_criu::{
+    Images, check, creds, fdinfo, files, ids, mounts, netns, pagemap, pstree, sockets, timerfd, uts,
+};
 
 #[derive(Debug, Clone)]
 enum Owned {
@@ -89,6 +91,7 @@ fn exercise(mut images: Images) {
     let _ = ids::share_ipc_with_root(&mut images);
     let _ = files::forget_sizes(&mut images, |_| true);
     let _ = fdinfo::holders(&images);
+    let _ = timerfd::mend(&mut images);
     let _ = sockets::rebind(&mut images, |socket| {
         Some(Rebind {
             src: socket.src.ip(),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use thaw_criu::inventory::NetworkLock;
 use thaw_criu::{
     Images, check, core, creds, fdinfo, files, ids, inventory, ipc, mounts, netns, pagemap, pstree, seccomp,
-    sockets, uts,
+    sockets, timerfd, uts,
 };
 use thaw_runtime::parsers::rights;
 
@@ -110,6 +110,7 @@ fn edit(images: &Images) {
         creds::of_all(images),
         "an edit changed a right"
     );
+    timerfd::mend(&mut edited).ok();
     ids::share_uts_with_root(&mut edited).ok();
     ids::share_ipc_with_root(&mut edited).ok();
     let moved = sockets::rebind(&mut edited, |socket| {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use thaw_criu::{Images, files, ids, inventory, ipc, netns, uts};
+use thaw_criu::{Images, files, ids, inventory, ipc, netns, timerfd, uts};
 
 use super::eligible::{Network, namespace};
 use super::{Reason, bundle};
@@ -24,6 +24,7 @@ pub(super) fn give(
     netns::set_external(images, matches!(network, Network::Joined(_))).map_err(Reason::Edit)?;
     join_ipc(images, spec)?;
     let names = name(images, spec)?;
+    timerfd::mend(images).map_err(Reason::Edit)?;
     // Files such as /etc/hosts come from outside and are the clone's own; CRIU would refuse another size.
     let outside: Vec<PathBuf> = bundle::bind_destinations(spec);
     files::forget_sizes(images, |path| {
