@@ -35,7 +35,6 @@ fn rights_come_back_as_they_were() -> Result<()> {
         &["--cap-add", "CAP_SYS_ADMIN"],
         &["--allow-new-privs"],
         &["--read-only", "--env", "PYTHONDONTWRITEBYTECODE=1"],
-        &["--privileged"],
         &["--mount", "type=tmpfs,src=tmpfs,dst=/scratch,options=size=1m"],
         &["--cpuset-cpus", "0"],
     ] {
@@ -65,7 +64,8 @@ fn sources_of_mounts_are_the_clones_own() -> Result<()> {
             fs::create_dir_all(&source)?;
             fs::write(source.join("name"), id)?;
             let mount = format!("type=bind,src={},dst=/data,options=rbind:rw", source.display());
-            Ok(lab.python_run(id).flags(&["--mount", &mount]))
+            let allow = "thaw.dev/persistent-mounts=allow";
+            Ok(lab.python_run(id).flags(&["--mount", &mount, "--annotation", allow]))
         };
         let donor = Python::ready(run("donor")?.start()?)?;
         lab.capture(&donor.container, &[])?;
