@@ -65,7 +65,9 @@ fn sources_of_mounts_are_the_clones_own() -> Result<()> {
             fs::write(source.join("name"), id)?;
             let mount = format!("type=bind,src={},dst=/data,options=rbind:rw", source.display());
             let allow = "thaw.dev/persistent-mounts=allow";
-            Ok(lab.python_run(id).flags(&["--mount", &mount, "--annotation", allow]))
+            Ok(lab
+                .python_run(id)
+                .flags(&["--mount", &mount, "--annotation", allow]))
         };
         let donor = Python::ready(run("donor")?.start()?)?;
         lab.capture(&donor.container, &[])?;
