@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use thaw_config::{NodeConfig, Policy, Probe};
 use thaw_runc::Spawner as _;
@@ -14,6 +14,10 @@ use super::container::Container;
 use crate::io::Watch;
 use crate::self_capture::CAPTURE_VERB;
 use crate::spec::Spec;
+
+/// How often, and with what pause, it is looked for what a killed capture has left.
+const LOOKS: u32 = 4;
+const PAUSE: Duration = Duration::from_secs(1);
 
 impl Shim {
     /// Leaves it to a process of its own. Whatever becomes of that is told by the container's record; the container
@@ -41,8 +45,12 @@ impl Shim {
                         && !status.success()
                     {
                         log::warn!("the capture of {id} ended with {status}");
-                        // Killed in the middle of its proof, it has left a second of the application.
-                        remove_left_proofs(&state, &runc).await;
+                        // Killed in the middle of its proof, it has left a second of the application, and perhaps a
+                        // runc that is still at work.
+                        for _ in 0..LOOKS {
+                            remove_left_proofs(&state, &runc).await;
+                            tokio::time::sleep(PAUSE).await;
+                        }
                     }
                 });
             }

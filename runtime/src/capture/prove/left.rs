@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use thaw_runc::Runc;
 use thaw_snapshot::Digest;
 
+/// What the names of their cgroups begin with.
+const CGROUP_PREFIX: &str = "thaw-proof-";
+
 /// A scratch container; deleted when dropped.
 #[derive(Debug)]
 pub(super) struct Scratch {
@@ -62,6 +65,7 @@ pub async fn remove_left_proofs(state: &Path, runc: &Runc) {
     for name in left(&runc.root) {
         said(&name, runc.delete(&name, true).await);
     }
+    remove_cgroups();
     // Another capture may have one in it.
     fs::remove_dir(&runc.root).ok();
 }
@@ -72,18 +76,37 @@ pub fn remove_left_proofs_now(state: &Path, runc: &Path) {
     for name in left(&root) {
         said(&name, thaw_runc::delete_now(runc, &root, &name));
     }
+    remove_cgroups();
     fs::remove_dir(&root).ok();
 }
 
 fn left(root: &Path) -> Vec<String> {
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names
-        .filter(|name| {
-            let maker = name.rsplit_once('-').map(|(_, pid)| pid).unwrap_or_default();
-            !Path::new("/proc").join(maker).exists()
-        })
-        .collect()
+    names.filter(|name| maker_is_gone(name)).collect()
+}
+
+fn maker_is_gone(name: &str) -> bool {
+    let maker = name.rsplit_once('-').map(|(_, pid)| pid).unwrap_or_default();
+    !Path::new("/proc").join(maker).exists()
+}
+
+/// Removes the empty cgroups of scratch containers whose runc was ended between making them and noting the container.
+/// With cgroup v1 they are in each hierarchy, with v2 at the root.
+fn remove_cgroups() {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten();
+    let hierarchies = hierarchies.map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([root.to_owned()]) {
+        for entry in fs::read_dir(hierarchy).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(CGROUP_PREFIX) && maker_is_gone(&name) {
+                // One that is in use stays.
+                fs::remove_dir(entry.path()).ok();
+            }
+        }
+    }
 }
 
 fn said(name: &str, deleted: Result<(), thaw_runc::RuncError>) {
