@@ -99,7 +99,7 @@ mapped_file = open("/srv/mapped", "w+b"); mapped_file.truncate(4096); mapped = m
 memfd = os.memfd_create("thaw"); os.write(memfd, b"memory file")
 r, w = os.pipe(); os.write(w, b"piped")
 epoll = select.epoll(); epoll.register(r, select.EPOLLIN)
-libc = ctypes.CDLL(None); watch = libc.inotify_init(); libc.inotify_add_watch(watch, b"/etc", 0x100)
+libc = ctypes.CDLL(None); watch = libc.inotify_init(); libc.inotify_add_watch(watch, b"/dev/shm", 0x100)
 timer_hits = []
 signal.signal(signal.SIGALRM, lambda *_: timer_hits.append(1)); signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
 child = os.fork()
