@@ -36,7 +36,7 @@ image() {
 
 build_image() {
     local name=$1 archive=$2 work status=0
-    work=$(mktemp -d "$cache/images/build-XXXXXX")
+    work=$(mktemp -d -p "$cache/images")
     # A mount namespace of its own: whatever happens, no mount is left behind. A pid namespace for the same reason.
     unshare --mount --pid --ipc --uts --fork --kill-child \
         bash "$hack/lib/image-layer.sh" "$hack/images/$name" "$work" "$(base_root)" "$(lab_root)" </dev/null \
