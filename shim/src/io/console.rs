@@ -1,11 +1,13 @@
 //! The socket on which runc hands over the pty.
 
+use std::fs::Permissions;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::unistd::mkdtemp;
+use tempfile::TempDir;
 use tokio::net::UnixListener;
 
 use crate::sys::receive_fd;
@@ -18,16 +20,24 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct ConsoleSocket {
     listener: UnixListener,
-    dir: PathBuf,
+    /// Removed with what is in it.
+    _dir: TempDir,
     path: PathBuf,
 }
 
 impl ConsoleSocket {
     pub(super) fn bind() -> io::Result<Self> {
-        let dir = mkdtemp(&std::env::temp_dir().join("pty-XXXXXX"))?;
-        let path = dir.join("pty.sock");
-        let listener = UnixListener::bind(&path).inspect_err(|_| drop(std::fs::remove_dir(&dir)))?;
-        Ok(Self { listener, dir, path })
+        let dir = tempfile::Builder::new()
+            .prefix("pty-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir()?;
+        let path = dir.path().join("pty.sock");
+        let listener = UnixListener::bind(&path)?;
+        Ok(Self {
+            listener,
+            _dir: dir,
+            path,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -44,13 +54,5 @@ impl ConsoleSocket {
         last.set_nonblocking(false)?;
         last.set_read_timeout(Some(PATIENCE))?;
         receive_fd(&last)
-    }
-}
-
-impl Drop for ConsoleSocket {
-    fn drop(&mut self) {
-        // Left over they do no harm.
-        std::fs::remove_file(&self.path).ok();
-        std::fs::remove_dir(&self.dir).ok();
     }
 }
