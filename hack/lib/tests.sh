@@ -1,4 +1,4 @@
-# What the test commands share: where the tests' programs are, and what a log of them must not say.
+# What the test commands share: where the tests' programs are, what a log of them must not say, and what failed.
 # shellcheck shell=bash disable=SC2154 # hack and target come from common.sh
 
 # integration_binaries [CARGO ARGS...]: prints where they are, as the lab sees them.
@@ -22,4 +22,12 @@ check_skips() {
         fi
     done < <(grep -oE '^SKIP [A-Za-z0-9_:]+' "$1" | awk '{ sub(/:$/, "", $2); print $2 }')
     return "$unexpected"
+}
+
+# say_failures LOG: prints once more what the failed tests have said. It scrolled away under the tests that came after.
+say_failures() {
+    awk '
+        /^failures:$/ { inside = !inside; next }
+        /^test result: / { inside = 0 }
+        inside' "$1"
 }

@@ -140,7 +140,9 @@ impl Lab {
     /// # Errors
     /// When it can't be written.
     pub fn configure(&self, keys: &str) -> Result<()> {
-        self.configure_store(&format!("file://{}", self.store().display()), keys)
+        // What a start comes to must not hang on a pause of the machine. The default has its test in store_faults.rs.
+        let keys = format!("deadlines.lookup = '5s'\n{keys}");
+        self.configure_store(&format!("file://{}", self.store().display()), &keys)
     }
 
     /// As [`Lab::configure`] with another store. What the node has noted about stores and snapshots is forgotten.
