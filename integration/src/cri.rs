@@ -51,9 +51,25 @@ pub enum ConfigVersion {
 }
 
 impl ConfigVersion {
-    /// The sample configuration of this version is imported as it is. Handlers: `runc`, `thaw` (from the sample), and
-    /// `counted`, which is thaw with hooks in each spec.
-    fn text(self) -> String {
+    /// The newest that the lab's containerd reads.
+    ///
+    /// # Errors
+    /// When containerd does not say its own version.
+    pub fn newest() -> Result<Self> {
+        let text = ok(&["containerd", "--version"])?;
+        // "containerd MODULE VERSION REVISION"; some builds put a v before the version.
+        let version = text.split_whitespace().nth(2).context("no version")?;
+        let major = version.trim_start_matches('v').split('.').next();
+        Ok(if major == Some("1") {
+            Self::Two
+        } else {
+            Self::Three
+        })
+    }
+
+    /// The sample configuration of this version is used as it says itself: imported, or added to the file. Handlers:
+    /// `runc`, `thaw` (from the sample), and `counted`, which is thaw with hooks in each spec.
+    fn text(self) -> Result<String> {
         let (number, runtime, images) = match self {
             Self::Two => (2, "io.containerd.grpc.v1.cri", "io.containerd.grpc.v1.cri"),
             Self::Three => (3, "io.containerd.cri.v1.runtime", "io.containerd.cri.v1.images"),
@@ -72,15 +88,22 @@ impl ConfigVersion {
             Self::Two => "bin_dir = '/usr/lib/cni'",
             Self::Three => "bin_dirs = ['/usr/lib/cni']",
         };
-        format!(
-            "version = {number}\nroot = '{ROOT}'\nstate = '{FOLDER}/state'\n\
-             imports = ['/src/config/examples/containerd-v{number}.toml']\n\
+        let sample = format!("/src/config/examples/containerd-v{number}.toml");
+        let (imports, added) = match self {
+            Self::Two => (
+                String::new(),
+                fs::read_to_string(&sample)?.replace("version = 2\n", ""),
+            ),
+            Self::Three => (format!("imports = ['{sample}']\n"), String::new()),
+        };
+        Ok(format!(
+            "version = {number}\nroot = '{ROOT}'\nstate = '{FOLDER}/state'\n{imports}\
              [grpc]\n  address = '{SOCKET}'\n{score}\n\
              [plugins.'{runtime}'.cni]\n  {programs}\n  conf_dir = '{FOLDER}/cni'\n\
              [plugins.'{runtime}'.containerd.runtimes.counted]\n  runtime_type = 'io.containerd.thaw.v1'\n  \
              base_runtime_spec = '{FOLDER}/counted.json'\n\
-             [plugins.'{runtime}'.containerd.runtimes.runc]\n  runtime_type = 'io.containerd.runc.v2'\n"
-        )
+             [plugins.'{runtime}'.containerd.runtimes.runc]\n  runtime_type = 'io.containerd.runc.v2'\n{added}"
+        ))
     }
 }
 
@@ -105,7 +128,7 @@ impl Cri {
         let config = format!("{FOLDER}/config.toml");
         fs::create_dir_all(format!("{FOLDER}/cni"))?;
         fs::write(format!("{FOLDER}/cni/10-pods.conflist"), NETWORK)?;
-        fs::write(&config, version.text())?;
+        fs::write(&config, version.text()?)?;
         write_counting_spec()?;
         let daemon = Daemon::start(&config, &format!("{FOLDER}/containerd.log"), SOCKET)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()

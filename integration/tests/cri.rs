@@ -164,7 +164,7 @@ fn cri_runs_pods() -> Result<()> {
     let Some(lab) = Lab::enter_with_image("cri_runs_pods", "pause") else {
         return Ok(());
     };
-    pods(&Cri::start(ConfigVersion::Three, &["python", "static"])?)?;
+    pods(&Cri::start(ConfigVersion::newest()?, &["python", "static"])?)?;
     lab.done()
 }
 
@@ -202,7 +202,7 @@ fn cri_reports_lack_of_memory() -> Result<()> {
         return Ok(());
     };
     {
-        let cri = Cri::start(ConfigVersion::Three, &["python"])?;
+        let cri = Cri::start(ConfigVersion::newest()?, &["python"])?;
         let eater = Containee {
             name: "eater",
             image: "python",
@@ -238,7 +238,7 @@ fn cri_a_slow_restore_stalls_nobody() -> Result<()> {
         return Ok(());
     };
     {
-        let cri = Cri::start(ConfigVersion::Three, &["python", "static"])?;
+        let cri = Cri::start(ConfigVersion::newest()?, &["python", "static"])?;
         {
             let pod = cri.pod("donor", "thaw", &[])?;
             let donor = pod.run(&server())?;
@@ -295,7 +295,7 @@ fn cri_containers_outlive_containerd() -> Result<()> {
         return Ok(());
     };
     {
-        let cri = Cri::start(ConfigVersion::Three, &["static"])?;
+        let cri = Cri::start(ConfigVersion::newest()?, &["static"])?;
         for way in BOTH {
             let pod = cri.pod("pod", "thaw", &[])?;
             let app = pod.run(&shell("app", TRAP))?;
@@ -337,7 +337,7 @@ fn cri_runs_hooks_once() -> Result<()> {
         return Ok(());
     };
     {
-        let cri = Cri::start(ConfigVersion::Three, &["static"])?;
+        let cri = Cri::start(ConfigVersion::newest()?, &["static"])?;
         for (way, fails) in [(Way::Cold, false), (Way::Restored, false), (Way::Cold, true)] {
             let pod = cri.pod("pod", "counted", &[])?;
             let criu = fails.then(|| FakeCriu::new("exit 1")).transpose()?;

@@ -52,7 +52,7 @@ fn cri_has_the_image_key_of_ctr() -> Result<()> {
         return Ok(());
     };
     {
-        let cri = Cri::start(ConfigVersion::Three, &["python"])?;
+        let cri = Cri::start(ConfigVersion::newest()?, &["python"])?;
         let pod = cri.pod("pod", "thaw", &[])?;
         let app = pod.run(&Containee {
             name: "app",
