@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::CaptureError;
 use super::find::Donor;
@@ -18,6 +20,11 @@ mod sockets;
 
 /// Namespaces that CRIU restores for all processes of a container together.
 const SHARED: [&str; 4] = ["user", "uts", "ipc", "net"];
+
+/// How long a CRIU that traces may take to end. One that nobody waits for any more ends within a second.
+const LET_GO: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Why a container is not captured.
 #[derive(Debug, thiserror::Error)]
@@ -198,11 +205,26 @@ fn memory(pids: &[i32], limit: u64) -> Result<(), Refusal> {
 }
 
 fn traced(pid: i32) -> Result<(), Refusal> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    match field(&status, "TracerPid:").and_then(|text| text.trim().parse().ok()) {
-        None | Some(0) => Ok(()),
-        Some(tracer) => Err(Refusal::Traced { pid, tracer }),
+    let deadline = Instant::now() + LET_GO;
+    loop {
+        let Some(tracer) = tracer(pid) else {
+            return Ok(());
+        };
+        // A capture that was killed leaves its CRIU behind for a moment, which lets the processes go when it ends.
+        let name = fs::read_to_string(format!("/proc/{tracer}/comm"));
+        // No name: it has ended since.
+        let going = name.map_or(true, |name| name.trim_end() == "criu");
+        if !going || Instant::now() > deadline {
+            return Err(Refusal::Traced { pid, tracer });
+        }
+        thread::sleep(LOOK_AGAIN);
     }
+}
+
+fn tracer(pid: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let tracer = field(&status, "TracerPid:")?.trim().parse().ok()?;
+    (tracer != 0).then_some(tracer)
 }
 
 fn namespaces(init: i32, pid: i32) -> Result<(), Refusal> {
