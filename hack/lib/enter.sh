@@ -97,8 +97,9 @@ fi
 bind_in "$run/disk/containerd" /var/lib/containerd rw
 bind_in "$run/disk/thaw" /var/lib/thaw rw
 if [ -n "${LAB_OTHER_CONTAINERD:-}" ]; then
-    bind_in "$LAB_OTHER_CONTAINERD/containerd" /usr/bin/containerd ro
-    bind_in "$LAB_OTHER_CONTAINERD/ctr" /usr/bin/ctr ro
+    for program in containerd ctr containerd-shim-runc-v2; do
+        bind_in "$LAB_OTHER_CONTAINERD/$program" "/usr/bin/$program" ro
+    done
 fi
 if [ -n "${LAB_TOOLS:-}" ]; then
     bind_in "$LAB_TOOLS" /opt/tools ro
