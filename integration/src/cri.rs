@@ -25,8 +25,8 @@ mod pod;
 use daemon::Daemon;
 pub use messages::ContainerStatus;
 use messages::{
-    Id, LinuxPod, NAMESPACE_CONTAINER, NamespaceOption, Nothing, PodSandboxConfig, PodSandboxMetadata,
-    RunPodSandboxRequest, SandboxSecurity, StatusResponse,
+    Id, IdMapping, LinuxPod, NAMESPACE_CONTAINER, NamespaceOption, Nothing, PodSandboxConfig,
+    PodSandboxMetadata, RunPodSandboxRequest, SandboxSecurity, StatusResponse, UserNamespace,
 };
 pub use pod::{Containee, InPod, Pod};
 
@@ -40,6 +40,9 @@ const HOOKS: &str = "/run/cri/hooks";
 const ROOT: &str = "/var/lib/thaw/cri";
 /// containerd's namespace for Kubernetes.
 pub const KUBERNETES: &str = "k8s.io";
+
+/// How many ids a pod with a user namespace gets, as from the kubelet.
+pub const MAPPED: u32 = 65536;
 
 /// Which version of containerd's configuration to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,27 +199,46 @@ impl Cri {
     /// # Errors
     /// When it does not start.
     pub fn pod(&self, name: &str, handler: &str, annotations: &[(&str, &str)]) -> Result<Pod<'_>> {
-        let logs = PathBuf::from(format!("{FOLDER}/logs/{name}"));
-        fs::create_dir_all(&logs)?;
-        let config = PodSandboxConfig {
-            metadata: Some(PodSandboxMetadata {
-                name: name.to_owned(),
-                uid: format!("{name}-uid"),
-                namespace: "default".to_owned(),
-            }),
-            hostname: name.to_owned(),
-            log_directory: logs.display().to_string(),
-            annotations: annotations
-                .iter()
-                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-                .collect(),
-            linux: Some(LinuxPod {
-                security_context: Some(SandboxSecurity {
-                    namespace_options: Some(namespaces()),
+        let mut config = config_of(name)?;
+        config.annotations = annotations
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        if let Some(linux) = &mut config.linux {
+            linux.sysctls = HashMap::from([("kernel.msgmax".to_owned(), msgmax(name).to_string())]);
+        }
+        self.run(config, handler)
+    }
+
+    /// Runs a pod with a user namespace, as the kubelet does it for `hostUsers: false`: its [`MAPPED`] ids begin with
+    /// `first` on the host.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn pod_with_users(&self, name: &str, handler: &str, first: u32) -> Result<Pod<'_>> {
+        let ids = vec![IdMapping {
+            host_id: first,
+            container_id: 0,
+            length: MAPPED,
+        }];
+        let mut config = config_of(name)?;
+        if let Some(security) = config
+            .linux
+            .as_mut()
+            .and_then(|linux| linux.security_context.as_mut())
+        {
+            security.namespace_options = Some(NamespaceOption {
+                userns_options: Some(UserNamespace {
+                    uids: ids.clone(),
+                    gids: ids,
                 }),
-                sysctls: HashMap::from([("kernel.msgmax".to_owned(), msgmax(name).to_string())]),
-            }),
-        };
+                ..namespaces()
+            });
+        }
+        self.run(config, handler)
+    }
+
+    fn run(&self, config: PodSandboxConfig, handler: &str) -> Result<Pod<'_>> {
         let request = RunPodSandboxRequest {
             config: Some(config.clone()),
             runtime_handler: handler.to_owned(),
@@ -248,10 +270,32 @@ pub fn msgmax(name: &str) -> usize {
     8192 + name.bytes().map(usize::from).sum::<usize>()
 }
 
+fn config_of(name: &str) -> Result<PodSandboxConfig> {
+    let logs = PathBuf::from(format!("{FOLDER}/logs/{name}"));
+    fs::create_dir_all(&logs)?;
+    Ok(PodSandboxConfig {
+        metadata: Some(PodSandboxMetadata {
+            name: name.to_owned(),
+            uid: format!("{name}-uid"),
+            namespace: "default".to_owned(),
+        }),
+        hostname: name.to_owned(),
+        log_directory: logs.display().to_string(),
+        linux: Some(LinuxPod {
+            security_context: Some(SandboxSecurity {
+                namespace_options: Some(namespaces()),
+            }),
+            ..LinuxPod::default()
+        }),
+        ..PodSandboxConfig::default()
+    })
+}
+
 /// As of an ordinary pod: containers have pids of their own and share the rest.
 fn namespaces() -> NamespaceOption {
     NamespaceOption {
         pid: NAMESPACE_CONTAINER,
+        ..NamespaceOption::default()
     }
 }
 

@@ -14,6 +14,7 @@ use thaw_runtime::network::{LOOPBACK_VERB, run_hook};
 use thaw_runtime::words::chain;
 
 use crate::flags::{Action, Flags};
+use crate::mount::{USER_NAMESPACE_VERB, hold_user_namespace};
 use crate::self_capture::CAPTURE_VERB;
 use crate::{info, remove, self_capture, serve, start};
 
@@ -52,6 +53,10 @@ fn act(name: &str, args: impl Iterator<Item = String>) -> Result<(), Box<dyn Err
     if args.next_if(|arg| arg == ROOTFS_VERB).is_some() {
         let (upper, tar) = (args.next().unwrap_or_default(), args.next().unwrap_or_default());
         return Ok(write_rootfs_diff(Path::new(&upper), Path::new(&tar))?);
+    }
+    // The shim itself, for the id mapping of a root file system.
+    if args.next_if(|arg| arg == USER_NAMESPACE_VERB).is_some() {
+        return Ok(hold_user_namespace(io::stdin(), io::stdout())?);
     }
     let flags = Flags::parse(args)?;
     match flags.action {

@@ -1,6 +1,7 @@
 //! The root file system of a container: the mounts that containerd asks for, and undoing them.
 
 mod options;
+mod idmap;
 mod overlay;
 mod premounted;
 mod table;
@@ -13,7 +14,10 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use thaw_runc::Spawner;
 
+use idmap::Namespaces;
+pub use idmap::{HoldError, IdMap, MapError, NamespaceError, USER_NAMESPACE_VERB, hold_user_namespace};
 pub use options::Parsed;
 use premounted::Premounted;
 pub use table::mounted_below;
@@ -43,6 +47,19 @@ pub struct Rootfs {
     target: PathBuf,
     upper: Option<PathBuf>,
     premounted: Option<Premounted>,
+    namespaces: Namespaces,
+}
+
+/// Why a root file system can't be prepared.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PrepareError {
+    /// The options of a mount are none.
+    #[error("understand the mount options of the root file system")]
+    Options(#[source] io::Error),
+    /// There is no user namespace for an id mapping.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
 }
 
 impl Rootfs {
@@ -75,7 +92,23 @@ impl Rootfs {
             mounts,
             target,
             premounted,
+            namespaces: Namespaces::default(),
         }
+    }
+
+    /// Opens the user namespaces that id-mapped mounts need; comes before mounting, and has nothing to do for others.
+    /// `program` is this program.
+    ///
+    /// # Errors
+    /// See [`PrepareError`].
+    pub async fn prepare(&mut self, program: &Path, spawner: &dyn Spawner) -> Result<(), PrepareError> {
+        for one in &self.mounts {
+            let parsed = Parsed::parse(&one.options).map_err(PrepareError::Options)?;
+            if let Some(ids) = parsed.ids {
+                self.namespaces.add(ids, program, spawner).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -89,7 +122,7 @@ impl thaw_runtime::boot::Rootfs for Rootfs {
             _ => {}
         }
         for one in &self.mounts {
-            if let Err(error) = place(&self.target, &one.target).and_then(|at| mount_one(one, &at)) {
+            if let Err(error) = self.mount_below(one) {
                 unmount_all(&self.target)?;
                 return Err(error);
             }
@@ -114,8 +147,15 @@ impl thaw_runtime::boot::Rootfs for Rootfs {
         self.premounted.as_ref().map_or(Ok(()), Premounted::put_back)
     }
 
+    /// None of an id-mapped one: the files of a snapshot carry the ids of its donor, which may have had others.
     fn upper(&self) -> Option<&Path> {
-        self.upper.as_deref()
+        self.upper.as_deref().filter(|_| self.namespaces.is_empty())
+    }
+}
+
+impl Rootfs {
+    fn mount_below(&self, one: &Mount) -> io::Result<()> {
+        mount_one(one, &place(&self.target, &one.target)?, &self.namespaces)
     }
 }
 
@@ -135,8 +175,20 @@ fn place(rootfs: &Path, target: &str) -> io::Result<PathBuf> {
     Ok(at)
 }
 
-fn mount_one(one: &Mount, at: &Path) -> io::Result<()> {
+fn mount_one(one: &Mount, at: &Path, namespaces: &Namespaces) -> io::Result<()> {
     let parsed = Parsed::parse(&one.options)?;
+    match &parsed.ids {
+        Some(ids) => idmap::mount_mapped(one, at, &parsed, namespaces.of(ids)?)?,
+        None => attach(one, at, &parsed)?,
+    }
+    if let Some(propagation) = parsed.propagation {
+        mount(None::<&str>, at, None::<&str>, propagation, None::<&str>)?;
+    }
+    Ok(())
+}
+
+/// Mounts it but for its propagation and its id mapping.
+fn attach(one: &Mount, at: &Path, parsed: &Parsed) -> io::Result<()> {
     let bind = parsed.flags.contains(MsFlags::MS_BIND);
     if one.kind == "overlay" && overlay::too_long(&parsed.data) {
         overlay::mount_compact(&one.source, at, parsed.flags, &parsed.data)?;
@@ -159,9 +211,6 @@ fn mount_one(one: &Mount, at: &Path) -> io::Result<()> {
             parsed.flags | MsFlags::MS_REMOUNT,
             None::<&str>,
         )?;
-    }
-    if let Some(propagation) = parsed.propagation {
-        mount(None::<&str>, at, None::<&str>, propagation, None::<&str>)?;
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! The kernel interfaces that the safe wrappers do not offer.
 #![expect(
     unsafe_code,
-    reason = "core scheduling, descriptors at fixed numbers, descriptors out of messages, real-time signals and the \
-              terminal size have no safe wrapper"
+    reason = "core scheduling, descriptors at fixed numbers, descriptors out of messages, real-time signals, the \
+              terminal size and id-mapped mounts have no safe wrapper"
 )]
 
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -66,6 +66,39 @@ pub fn resize(terminal: impl AsFd, width: u16, height: u16) -> io::Result<()> {
     };
     // SAFETY: TIOCSWINSZ reads one `winsize`, which lives until the call returns.
     let done = unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Maps the ids of the files in the mounts of `tree`, which are attached nowhere, as the user namespace has them
+/// (Linux 5.12), and makes the mounts private.
+///
+/// # Errors
+/// What `mount_setattr` answered; `EINVAL` also for a file system that does not know such mounts.
+pub fn map_ids(tree: BorrowedFd<'_>, namespace: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
+    let read_only = if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP | read_only,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        // A descriptor is never negative.
+        userns_fd: u64::from(namespace.as_raw_fd().cast_unsigned()),
+    };
+    // SAFETY: the path is a constant that ends with a NUL, the kernel reads as many bytes of `attributes` as it has,
+    // and both live until the call returns.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
     if done == 0 {
         Ok(())
     } else {

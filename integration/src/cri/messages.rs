@@ -38,6 +38,27 @@ pub(super) struct RuntimeCondition {
 pub(super) struct NamespaceOption {
     #[prost(int32, tag = "2")]
     pub(super) pid: i32,
+    #[prost(message, optional, tag = "5")]
+    pub(super) userns_options: Option<UserNamespace>,
+}
+
+/// The default mode, 0, is `NamespaceMode.POD`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct UserNamespace {
+    #[prost(message, repeated, tag = "2")]
+    pub(super) uids: Vec<IdMapping>,
+    #[prost(message, repeated, tag = "3")]
+    pub(super) gids: Vec<IdMapping>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct IdMapping {
+    #[prost(uint32, tag = "1")]
+    pub(super) host_id: u32,
+    #[prost(uint32, tag = "2")]
+    pub(super) container_id: u32,
+    #[prost(uint32, tag = "3")]
+    pub(super) length: u32,
 }
 
 /// `LinuxSandboxSecurityContext`.

@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result};
 use super::messages::{
     ContainerConfig, ContainerMetadata, ContainerSecurity, ContainerStatsResponse, ContainerStatus,
     ContainerStatusResponse, CreateContainerRequest, ExecSyncRequest, ExecSyncResponse, Id, ImageSpec,
-    KeyValue, LinuxContainer, Nothing, PodSandboxConfig, PodSandboxStatusResponse, Resources,
-    StopContainerRequest,
+    KeyValue, LinuxContainer, NamespaceOption, Nothing, PodSandboxConfig, PodSandboxStatusResponse,
+    Resources, StopContainerRequest,
 };
-use super::{Cri, KUBERNETES, LIMIT, SOCKET, namespaces, outcome_of};
+use super::{Cri, KUBERNETES, LIMIT, SOCKET, outcome_of};
 use crate::command::{Ran, ok};
 use crate::container::Outcome;
 use crate::wait::until;
@@ -62,7 +62,13 @@ impl<'a> Pod<'a> {
         Ok(network.context("a pod without network")?.ip.parse()?)
     }
 
-    fn config_of(what: &Containee) -> ContainerConfig {
+    /// A container gets the namespaces of its pod.
+    fn namespaces(&self) -> Option<NamespaceOption> {
+        let linux = self.config.linux.as_ref()?;
+        linux.security_context.as_ref()?.namespace_options.clone()
+    }
+
+    fn config_of(&self, what: &Containee) -> ContainerConfig {
         let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
         ContainerConfig {
             metadata: Some(ContainerMetadata {
@@ -86,7 +92,7 @@ impl<'a> Pod<'a> {
                     memory_limit_in_bytes: what.memory,
                 }),
                 security_context: Some(ContainerSecurity {
-                    namespace_options: Some(namespaces()),
+                    namespace_options: self.namespaces(),
                 }),
             }),
         }
@@ -97,7 +103,7 @@ impl<'a> Pod<'a> {
     /// # Errors
     /// When it does not start.
     pub fn run(&self, what: &Containee) -> Result<InPod<'a>> {
-        let config = Self::config_of(what);
+        let config = self.config_of(what);
         let request = CreateContainerRequest {
             pod_sandbox_id: self.id.clone(),
             config: Some(config),

@@ -4,6 +4,8 @@ use std::io;
 
 use nix::mount::MsFlags;
 
+use super::IdMap;
+
 /// The options of one mount.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Parsed {
@@ -11,6 +13,8 @@ pub struct Parsed {
     pub flags: MsFlags,
     /// A propagation type, which takes a call of its own.
     pub propagation: Option<MsFlags>,
+    /// Which ids the files get.
+    pub ids: Option<IdMap>,
     /// What is left for the file system.
     pub data: String,
 }
@@ -19,20 +23,27 @@ impl Parsed {
     /// Splits the options.
     ///
     /// # Errors
-    /// `Unsupported` for an option that containerd itself would have to carry out: loop devices and id mapping.
+    /// `Unsupported` for an option that containerd itself would have to carry out: loop devices. `InvalidInput` for an
+    /// id mapping that is none.
     pub fn parse(options: &[String]) -> io::Result<Self> {
         let mut parsed = Self {
             flags: MsFlags::empty(),
             propagation: None,
+            ids: None,
             data: String::new(),
         };
         let mut data = Vec::new();
+        let (mut users, mut groups) = (None, None);
         for option in options {
             if let Some(propagation) = propagation(option) {
                 parsed.propagation = Some(propagation);
             } else if let Some((set, flag)) = flag(option) {
                 parsed.flags.set(flag, set);
-            } else if option == "loop" || option.starts_with("uidmap=") || option.starts_with("gidmap=") {
+            } else if let Some(map) = option.strip_prefix("uidmap=") {
+                users = Some(map);
+            } else if let Some(map) = option.strip_prefix("gidmap=") {
+                groups = Some(map);
+            } else if option == "loop" {
                 return Err(io::Error::new(
                     io::ErrorKind::Unsupported,
                     format!("mount option {option}"),
@@ -42,6 +53,8 @@ impl Parsed {
             }
         }
         parsed.data = data.join(",");
+        parsed.ids = IdMap::parse(users, groups)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         Ok(parsed)
     }
 }
@@ -126,5 +139,17 @@ mod tests {
     fn what_is_not_done_is_refused() {
         assert!(Parsed::parse(&["loop".to_owned()]).is_err());
         assert!(Parsed::parse(&["uidmap=0:1000:1".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn an_id_mapping_does_not_reach_the_file_system() {
+        let parsed = parse(&["uidmap=0:5:1,1:9:1", "gidmap=0:6:1", "lowerdir=/l"]);
+        assert_eq!(parsed.data, "lowerdir=/l");
+        assert_eq!(
+            parsed.ids,
+            IdMap::parse(Some("0:5:1,1:9:1"), Some("0:6:1")).unwrap()
+        );
+        let twice = parse(&["uidmap=bad", "uidmap=0:5:1", "gidmap=0:6:1"]);
+        assert_eq!(twice.ids, IdMap::parse(Some("0:5:1"), Some("0:6:1")).unwrap());
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn mount_compact(source: &str, at: &Path, flags: MsFlags, data: &str)
 }
 
 /// The common directory of the lower directories, and the options with them relative to it.
-fn compact(data: &str) -> Option<(String, String)> {
+pub(super) fn compact(data: &str) -> Option<(String, String)> {
     let lower = data
         .split(',')
         .find_map(|option| option.strip_prefix("lowerdir="))?;

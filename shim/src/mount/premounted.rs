@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use thaw_runtime::rootfs::Overlay;
 
-use super::{Mount, PAUSE, TRIES, mount_one};
+use super::{Mount, Namespaces, PAUSE, TRIES, mount_one};
 
 /// The overlay of one container.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl Premounted {
             target: String::new(),
             options: self.overlay.options.clone(),
         };
-        mount_one(&again, &self.at)?;
+        mount_one(&again, &self.at, &Namespaces::default())?;
         if !self.overlay.shared {
             mount(
                 None::<&str>,

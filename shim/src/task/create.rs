@@ -70,7 +70,7 @@ impl Shim {
         let bundle = Path::new(&request.bundle);
         let spec = spec::Spec::read(bundle).map_err(|error| Refusal::failure(&error))?;
         let (options, runc) = self.tools(&request, &spec)?;
-        let rootfs = Rootfs::new(mounts(&request), bundle, &spec.root.path);
+        let rootfs = self.rootfs(&request, &spec).await?;
         let streams = streams(&request);
         let owner = self.owner(&request.id, &options);
         let mut prepared = Prepared::open(&streams, owner, &self.reaper)
@@ -122,6 +122,15 @@ impl Shim {
         let container = Arc::new(Container::new(fixed, state));
         self.introduce(&request, container, created.pid);
         Ok(created.pid.cast_unsigned())
+    }
+
+    /// What is to be mounted, and what that needs.
+    async fn rootfs(&self, request: &CreateTaskRequest, spec: &spec::Spec) -> Result<Rootfs, Refusal> {
+        let mut rootfs = Rootfs::new(mounts(request), Path::new(&request.bundle), &spec.root.path);
+        let program = std::env::current_exe().unwrap_or_default();
+        let prepared = rootfs.prepare(&program, &*self.reaper).await;
+        prepared.map_err(|error| Refusal::failure(&error))?;
+        Ok(rootfs)
     }
 
     fn boot(&self, config: NodeConfig, mistake: Option<Arc<ConfigError>>, runc: &Runc) -> Boot {
