@@ -1,11 +1,25 @@
-//! What containerd publishes.
+//! Which containerd there is, and what it publishes.
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 
-use crate::command::{Background, spawn};
+use crate::command::{Background, ok, spawn};
+
+/// The first number of the version of the lab's containerd.
+///
+/// # Errors
+/// When it does not say one.
+pub(crate) fn major_version() -> Result<u32> {
+    // "containerd MODULE VERSION REVISION"; some builds put a v before the version.
+    let text = ok(&["containerd", "--version"])?;
+    let version = text.split_whitespace().nth(2).unwrap_or_default();
+    let number = version.trim_start_matches('v').split('.').next();
+    number
+        .and_then(|number| number.parse().ok())
+        .with_context(|| format!("no version in {text:?}"))
+}
 
 /// The events that containerd publishes from now on.
 #[derive(Debug)]

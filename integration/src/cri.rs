@@ -16,6 +16,7 @@ use tonic_prost::ProstCodec;
 
 use crate::command::{ok, run};
 use crate::container::Outcome;
+use crate::containerd::major_version;
 use crate::wait::until;
 
 mod daemon;
@@ -59,11 +60,7 @@ impl ConfigVersion {
     /// # Errors
     /// When containerd does not say its own version.
     pub fn newest() -> Result<Self> {
-        let text = ok(&["containerd", "--version"])?;
-        // "containerd MODULE VERSION REVISION"; some builds put a v before the version.
-        let version = text.split_whitespace().nth(2).context("no version")?;
-        let major = version.trim_start_matches('v').split('.').next();
-        Ok(if major == Some("1") {
+        Ok(if major_version()? < 2 {
             Self::Two
         } else {
             Self::Three

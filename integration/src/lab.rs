@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::command::{ok, run};
 use crate::container::{Container, Python};
+use crate::containerd::major_version;
 use crate::inventory::Inventory;
 use crate::run::Run;
 use crate::wait::until;
@@ -85,6 +86,21 @@ impl Lab {
             return None;
         }
         Self::enter(name)
+    }
+
+    /// As [`Lab::enter`], where containerd is of this major version or newer.
+    ///
+    /// # Panics
+    /// When containerd does not say its version, or the lab can't be used.
+    #[must_use]
+    pub fn enter_since_containerd(name: &str, major: u32) -> Option<Self> {
+        let lab = Self::enter(name)?;
+        let found = major_version().unwrap_or_else(|error| panic!("ask containerd: {error:#}"));
+        if found < major {
+            skip(name, &format!("needs containerd {major}, here is {found}"));
+            return None;
+        }
+        Some(lab)
     }
 
     /// As [`Lab::enter`], where root may look at the limits of other users' processes, which CRIU has to.
