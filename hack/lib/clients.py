@@ -13,7 +13,10 @@ class Failed(Exception):
 
 
 def call(*command):
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise Failed(f"{command[0]} is not in PATH") from None
     if done.returncode != 0:
         raise Failed(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
     return done.stdout
@@ -59,7 +62,20 @@ class Ctr:
         quietly("ip", "netns", "delete", name)
 
 
-class Docker:
+class Publishing:
+    """A client that publishes a port of each container in the network namespace `host`."""
+
+    port = 20000
+
+    def prepare(self, name, url):
+        # A port of its own for each: nothing of the last container may answer in place of the next.
+        self.port += 1
+        parts = urllib.parse.urlsplit(url)
+        self.publish = f"127.0.0.1:{self.port}:{parts.port}"
+        return self.host, parts._replace(netloc=f"127.0.0.1:{self.port}").geturl()
+
+
+class Docker(Publishing):
     """docker: bridge network and a published port, on a dockerd whose network namespace stands for the host."""
 
     namespace = "moby"
@@ -70,7 +86,6 @@ class Docker:
     def __init__(self, workloads):
         os.makedirs(self.folder)
         add_netns(self.host)
-        self.port = 20000
         settings = {
             "data-root": "/var/lib/thaw/docker-bench",
             "exec-root": f"{self.folder}/exec",
@@ -117,13 +132,6 @@ class Docker:
     def docker(self, *words):
         return call("docker", "--host", f"unix://{self.folder}/socket", *words)
 
-    def prepare(self, name, url):
-        # A port of its own for each: nothing of the last container may answer in place of the next.
-        self.port += 1
-        parts = urllib.parse.urlsplit(url)
-        self.publish = f"127.0.0.1:{self.port}:{parts.port}"
-        return self.host, parts._replace(netloc=f"127.0.0.1:{self.port}").geturl()
-
     def run(self, name, workload, flags):
         self.docker("run", "--detach", *flags, "--name", name, "--hostname", name, "--publish", self.publish,
                     f"localhost/thaw/{workload}")
@@ -138,7 +146,7 @@ class Docker:
             pass  # it was never made
 
 
-class Nerdctl:
+class Nerdctl(Publishing):
     """nerdctl: bridge network and a published port, in the network namespace of the lab."""
 
     namespace = "default"
@@ -149,17 +157,9 @@ class Nerdctl:
     def __init__(self, workloads):
         call("nerdctl", "version")
         call("ip", "netns", "attach", self.host, "1")
-        self.port = 20000
 
     def close(self):
         quietly("ip", "netns", "delete", self.host)
-
-    def prepare(self, name, url):
-        # A port of its own for each, as with Docker.
-        self.port += 1
-        parts = urllib.parse.urlsplit(url)
-        self.publish = f"127.0.0.1:{self.port}:{parts.port}"
-        return self.host, parts._replace(netloc=f"127.0.0.1:{self.port}").geturl()
 
     def run(self, name, workload, flags):
         call("nerdctl", "run", "--detach", *flags, "--name", name, "--hostname", name, "--publish", self.publish,
