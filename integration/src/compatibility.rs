@@ -33,6 +33,11 @@ pub fn cell_refused(client: &str, feature: &str, way: Way, why: &str) {
     print(client, feature, way, why);
 }
 
+/// Says that `feature` has no meaning for a container that came up in this way.
+pub fn cell_moot(client: &str, feature: &str, way: Way) {
+    print(client, feature, way, "n/a");
+}
+
 #[expect(clippy::print_stdout, reason = "hack/compat reads these lines")]
 fn print(client: &str, feature: &str, way: Way, content: &str) {
     for text in [client, feature, content] {

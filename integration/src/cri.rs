@@ -25,9 +25,10 @@ mod pod;
 
 use daemon::Daemon;
 pub use messages::ContainerStatus;
+pub(crate) use messages::NAMESPACE_CONTAINER;
 use messages::{
-    Id, IdMapping, LinuxPod, NAMESPACE_CONTAINER, NamespaceOption, Nothing, PodSandboxConfig,
-    PodSandboxMetadata, RunPodSandboxRequest, SandboxSecurity, StatusResponse, UserNamespace,
+    Id, IdMapping, LinuxPod, NamespaceOption, Nothing, PodSandboxConfig, PodSandboxMetadata,
+    RunPodSandboxRequest, SandboxSecurity, StatusResponse, UserNamespace,
 };
 pub use pod::{Containee, InPod, Pod};
 
@@ -35,6 +36,8 @@ pub use pod::{Containee, InPod, Pod};
 const LIMIT: Duration = Duration::from_secs(120);
 const FOLDER: &str = "/run/cri";
 const SOCKET: &str = "/run/cri/containerd.sock";
+/// The same, as CRI's clients are told.
+pub(crate) const ENDPOINT: &str = "unix:///run/cri/containerd.sock";
 /// Where the hooks of the handler `counted` write.
 const HOOKS: &str = "/run/cri/hooks";
 /// Kept for the life of the lab, for its images.

@@ -43,6 +43,19 @@ pub fn restart_kubelet() -> Result<()> {
     })
 }
 
+/// kill -9 of the shim of the container with this id.
+///
+/// # Errors
+/// When there is none.
+pub fn kill_shim_of(id: &str) -> Result<()> {
+    let named = format!("-id {id} ");
+    let (shim, _) = processes()?
+        .into_iter()
+        .find(|(_, line)| line.contains("containerd-shim-") && line.contains(&named))
+        .with_context(|| format!("{id} has no shim"))?;
+    Ok(kill(Pid::from_raw(shim), Signal::SIGKILL)?)
+}
+
 /// Ends the daemon whose command line begins so, and starts the same line again, behind the words of `prefix`.
 fn restart(beginning: &str, log: &str, prefix: &[&str]) -> Result<()> {
     let (pid, line) = processes()?

@@ -97,6 +97,20 @@ impl Docker {
         Lab::enter_with_image(name, IMAGE)
     }
 
+    /// Runs a test with each image store, where Docker can be had; it may leave nothing behind.
+    ///
+    /// # Errors
+    /// What the test fails with, and the list of what is left.
+    pub fn in_each_store(name: &str, test: impl Fn(&Lab, ImageStore) -> Result<()>) -> Result<()> {
+        let Some(lab) = Self::enter(name) else {
+            return Ok(());
+        };
+        ImageStore::ALL
+            .into_iter()
+            .try_for_each(|store| test(&lab, store).with_context(|| format!("{store:?}")))?;
+        lab.done()
+    }
+
     /// Starts dockerd.
     ///
     /// # Errors
@@ -132,6 +146,17 @@ impl Docker {
     #[must_use]
     pub fn host(&self) -> PathBuf {
         self.host.path()
+    }
+
+    /// The firewall's rules on that host, without their counters.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub fn rules(&self) -> Result<String> {
+        self.host.ok(&["iptables-save"]).map(|rules| {
+            let rules = rules.lines().filter(|line| line.starts_with("-A"));
+            rules.collect::<Vec<_>>().join("\n")
+        })
     }
 
     /// The words with the client in front.

@@ -96,12 +96,18 @@ impl Inventory {
         self.0.iter().map(String::as_str)
     }
 
+    /// What is there and was not in `before`.
+    #[must_use]
+    pub fn beyond(&self, before: &Self) -> Vec<String> {
+        self.0.difference(&before.0).cloned().collect()
+    }
+
     /// Fails with what is there and was not in `before`.
     ///
     /// # Errors
     /// The list.
     pub fn same_as(&self, before: &Self) -> Result<()> {
-        let left: Vec<_> = self.0.difference(&before.0).map(String::as_str).collect();
+        let left = self.beyond(before);
         if !left.is_empty() {
             bail!("left behind:\n  {}", left.join("\n  "));
         }

@@ -4,11 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use thaw_integration::{
-    Container, FakeCriu, Lab, Python, Run, STOCK, THAW, ok, processes, restart_containerd, run as run_words,
-    spawn, until,
+    Container, FakeCriu, Lab, Python, Run, STOCK, THAW, kill_shim_of, ok, restart_containerd,
+    run as run_words, spawn, until,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -19,16 +17,6 @@ fn shell(runtime: &str, script: &str) -> Run {
     Run::new("cold", "static")
         .runtime(runtime)
         .command(&["sh", "-c", script])
-}
-
-fn kill_shim_of(id: &str) -> Result<()> {
-    let named = format!("-id {id} ");
-    let of_it = |line: &str| line.contains("containerd-shim-") && line.contains(&named);
-    let (shim, _) = processes()?
-        .into_iter()
-        .find(|(_, line)| of_it(line))
-        .context("no shim")?;
-    Ok(kill(Pid::from_raw(shim), Signal::SIGKILL)?)
 }
 
 fn gone(container: &Container) -> Result<()> {

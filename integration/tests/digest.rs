@@ -2,22 +2,41 @@
 
 use anyhow::{Result, ensure};
 use thaw_integration::cri::{ConfigVersion, Containee, Cri};
-use thaw_integration::{Lab, Nerdctl, Run, Way, cell, ok, run};
+use thaw_integration::{Lab, Nerdctl, Outcome, Run, Way, cell, ok, run};
 
 const PYTHON: &str = "localhost/thaw/python:latest";
 const MOVING: &str = "localhost/thaw/moving:latest";
 const FEATURE: &str = "image key as with ctr";
 
-/// The key of the Python image as `ctr` runs it.
+const COMMAND: [&str; 2] = ["sleep", "100"];
+const BOTH: [Way; 2] = [Way::Cold, Way::Restored];
+
+/// The key of an image as `ctr` runs it.
 fn of_ctr(id: &str, image: &str) -> Result<String> {
-    let container = Run::new(id, image).command(&["sleep", "100"]).start()?;
+    let container = Run::new(id, image).command(&COMMAND).start()?;
     container.outcome()?.image_key()
 }
 
-fn names() -> Result<()> {
-    let python = of_ctr("python", "python")?;
+/// The key that a container was looked up by, which came up in this way.
+fn key(outcome: &Outcome, way: Way) -> Result<String> {
+    let wanted = match way {
+        Way::Cold => "cold",
+        Way::Restored => "restored",
+    };
+    ensure!(outcome.result == wanted, "{outcome:?}");
+    outcome.image_key()
+}
+
+fn names(lab: &Lab) -> Result<()> {
+    let container = Run::new("python", "python").command(&COMMAND).start()?;
+    let python = key(&container.outcome()?, Way::Cold)?;
+    lab.capture(&container, &[])?;
     ok(&["ctr", "image", "tag", "--force", PYTHON, MOVING])?;
-    ensure!(of_ctr("tagged", "moving")? == python, "a tag changes the key");
+    let tagged = Run::new("tagged", "moving").command(&COMMAND).start()?;
+    ensure!(
+        key(&tagged.outcome()?, Way::Restored)? == python,
+        "a tag changes the key"
+    );
     ok(&[
         "ctr",
         "image",
@@ -38,11 +57,13 @@ fn a_tag_keeps_the_image_key_and_a_new_image_changes_it() -> Result<()> {
     let Some(lab) = Lab::enter("a_tag_keeps_the_image_key_and_a_new_image_changes_it") else {
         return Ok(());
     };
-    let tried = names();
+    let tried = names(&lab);
     run(&["ctr", "image", "remove", MOVING])?;
     tried?;
     lab.done()?;
-    cell("ctr", "image key: kept by a tag, not by a new image", Way::Cold);
+    for way in BOTH {
+        cell("ctr", "image key: kept by a tag, not by a new image", way);
+    }
     Ok(())
 }
 
@@ -53,17 +74,22 @@ fn cri_has_the_image_key_of_ctr() -> Result<()> {
     };
     {
         let cri = Cri::start(ConfigVersion::newest()?, &["python"])?;
-        let pod = cri.pod("pod", "thaw", &[])?;
-        let app = pod.run(&Containee {
-            name: "app",
-            image: "python",
-            command: vec!["sleep", "100"],
-            ..Containee::default()
-        })?;
-        ensure!(app.outcome()?.image_key()? == of_ctr("python", "python")?);
+        for way in BOTH {
+            let pod = cri.pod("pod", "thaw", &[])?;
+            let app = pod.run(&Containee {
+                name: "app",
+                image: "python",
+                command: COMMAND.to_vec(),
+                ..Containee::default()
+            })?;
+            ensure!(key(&app.outcome()?, way)? == of_ctr("python", "python")?);
+            if way == Way::Cold {
+                cri.capture("pod/app")?;
+            }
+            cell("CRI", FEATURE, way);
+        }
     }
     lab.done()?;
-    cell("CRI", FEATURE, Way::Cold);
     Ok(())
 }
 
@@ -73,10 +99,15 @@ fn nerdctl_has_the_image_key_of_ctr() -> Result<()> {
         return Ok(());
     };
     {
-        let container = Nerdctl::run("key", &["--network", "none"], "python", &["sleep", "100"])?;
-        ensure!(container.below().outcome()?.image_key()? == of_ctr("python", "python")?);
+        for way in BOTH {
+            let container = Nerdctl::run("key", &["--network", "none"], "python", &COMMAND)?;
+            ensure!(key(&container.below().outcome()?, way)? == of_ctr("python", "python")?);
+            if way == Way::Cold {
+                ok(&["thaw", "capture", container.name()])?;
+            }
+            cell("nerdctl", FEATURE, way);
+        }
     }
     lab.done()?;
-    cell("nerdctl", FEATURE, Way::Cold);
     Ok(())
 }

@@ -1,9 +1,12 @@
 //! Docker Engine at the edges: containers that start again, failed restores, checkpoints, images under other names.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use thaw_integration::{
-    Docked, Docker, FakeCriu, ImageStore, Lab, STOCK, THAW, Way, cell, cell_refused, ok, run_within,
+    Docked, Docker, FakeCriu, ImageStore, Inventory, Lab, STOCK, THAW, Way, cell, cell_moot, cell_refused,
+    kill_shim_of, ok, quick_start, until,
 };
 
 /// Ends and starts containers again, as a user and as Docker itself do.
@@ -40,15 +43,8 @@ fn starts_again(lab: &Lab, store: ImageStore) -> Result<()> {
 }
 
 #[test]
-fn docker_starts_a_thawed_container_again() {
-    let Some(lab) = Docker::enter("docker_starts_a_thawed_container_again") else {
-        return;
-    };
-    ImageStore::ALL
-        .into_iter()
-        .try_for_each(|store| starts_again(&lab, store))
-        .unwrap();
-    lab.done().unwrap();
+fn docker_starts_a_thawed_container_again() -> Result<()> {
+    Docker::in_each_store("docker_starts_a_thawed_container_again", starts_again)
 }
 
 /// The overlay at the container's root filesystem: its line in the mount table without the number of the mount, and
@@ -100,37 +96,16 @@ fn falls_back(lab: &Lab, store: ImageStore) -> Result<()> {
     clone.get("/healthz")?;
     assert_eq!(clone.sh("cat /srv/own")?, "written\n");
     cell(store.client(), "failed restore, started cold", Way::Cold);
+    cell_moot(store.client(), "failed restore, started cold", Way::Restored);
     Ok(())
 }
 
 #[test]
-fn docker_gets_its_root_filesystem_back_when_a_restore_fails() {
-    let Some(lab) = Docker::enter("docker_gets_its_root_filesystem_back_when_a_restore_fails") else {
-        return;
-    };
-    ImageStore::ALL
-        .into_iter()
-        .try_for_each(|store| falls_back(&lab, store))
-        .unwrap();
-    lab.done().unwrap();
-}
-
-/// What stands for the image in the key of a container.
-fn image_key(namespace: &str, container: &str) -> Result<String> {
-    let text = ok(&[
-        "thaw",
-        "--namespace",
-        namespace,
-        "explain",
-        "-o",
-        "json",
-        container,
-    ])?;
-    let outcome: Value = serde_json::from_str(&text)?;
-    let key = outcome["key"]
-        .as_str()
-        .with_context(|| format!("no key: {outcome}"))?;
-    Ok(key.split('/').nth(4).unwrap_or_default().to_owned())
+fn docker_gets_its_root_filesystem_back_when_a_restore_fails() -> Result<()> {
+    Docker::in_each_store(
+        "docker_gets_its_root_filesystem_back_when_a_restore_fails",
+        falls_back,
+    )
 }
 
 fn image(lab: &Lab, store: ImageStore, of_ctr: &str) -> Result<()> {
@@ -154,7 +129,7 @@ fn image(lab: &Lab, store: ImageStore, of_ctr: &str) -> Result<()> {
         Ok(container)
     };
     let tagged = run("tagged")?;
-    assert_eq!(image_key("moby", "tagged")?, of_ctr);
+    assert_eq!(tagged.outcome()?.image_key()?, of_ctr);
     tagged.assert_restored()?;
     // Another image under the same name.
     docker.ok(&[
@@ -165,7 +140,7 @@ fn image(lab: &Lab, store: ImageStore, of_ctr: &str) -> Result<()> {
         "localhost/app:1",
     ])?;
     let again = run("again")?;
-    assert_ne!(image_key("moby", "again")?, of_ctr);
+    assert_ne!(again.outcome()?.image_key()?, of_ctr);
     again.assert_cold("no_snapshot")?;
     drop((tagged, again));
     docker.ok(&["rmi", "localhost/app:1"])?;
@@ -175,84 +150,118 @@ fn image(lab: &Lab, store: ImageStore, of_ctr: &str) -> Result<()> {
 }
 
 #[test]
-fn docker_names_the_image_as_others_do() {
-    let Some(lab) = Docker::enter("docker_names_the_image_as_others_do") else {
-        return;
-    };
-    let run = |lab: &Lab| -> Result<()> {
-        let donor = lab.python("by-ctr")?;
-        let of_ctr = image_key("default", donor.container.id())?;
-        drop(donor);
-        ImageStore::ALL
-            .into_iter()
-            .try_for_each(|store| image(lab, store, &of_ctr))
-    };
-    run(&lab).unwrap();
-    lab.done().unwrap();
+fn docker_names_the_image_as_others_do() -> Result<()> {
+    Docker::in_each_store("docker_names_the_image_as_others_do", |lab, store| {
+        let of_ctr = lab.python("by-ctr")?.container.outcome()?.image_key()?;
+        image(lab, store, &of_ctr)
+    })
 }
 
-/// A checkpoint of Docker's own is restored into the container that it was taken of.
-fn checkpoint(store: ImageStore) -> Result<()> {
+/// kill -9 of a container's shim: Docker says that it has ended, starts it again, and removes it after another kill.
+/// Answers the exit code, and which folders have a file more when the container is removed.
+fn loses_its_shim(docker: &Docker, name: &str, runtime: &str) -> Result<(Value, Vec<String>)> {
+    let (before, rules) = (Inventory::take()?, docker.rules()?);
+    let container = docker.python(name, runtime, 8084, &[])?;
+    if name == "clone" {
+        container.assert_restored()?;
+    }
+    let id = container.id()?;
+    kill_shim_of(&id)?;
+    container.until("/State/Status", &json!("exited"))?;
+    let code = container.inspect("/State/ExitCode")?;
+    docker.ok(&["start", name])?;
+    container.get("/healthz")?;
+    kill_shim_of(&id)?;
+    container.until("/State/Status", &json!("exited"))?;
+    docker.ok(&["rm", name])?;
+    drop(container);
+    assert_eq!(docker.rules()?, rules, "{name}");
+    // Only a shim that ends by itself removes its socket.
+    let mut left = Vec::new();
+    until("nothing but sockets", Docker::LIMIT, || {
+        left = Inventory::take()?.beyond(&before);
+        Ok(left
+            .iter()
+            .all(|line| line.starts_with("file /run/containerd/s/"))
+            .then_some(()))
+    })
+    .with_context(|| format!("{name} has left {left:?}"))?;
+    let paths = left.iter().filter_map(|line| line.strip_prefix("file "));
+    let folders = paths.map(|path| {
+        let path = Path::new(path);
+        std::fs::remove_file(path)?;
+        Ok(path.parent().unwrap_or(path).display().to_string())
+    });
+    Ok((code, folders.collect::<Result<_>>()?))
+}
+
+fn shims_are_killed(lab: &Lab, store: ImageStore) -> Result<()> {
     let docker = Docker::start(store)?;
-    let container = docker.python("kept", THAW, 8084, &[])?;
-    let before: Value = serde_json::from_str(&container.get("/")?)?;
-    docker.ok(&["checkpoint", "create", "kept", "first"])?;
-    container.get("/healthz").context("it goes on")?;
-    docker.ok(&["stop", "--time", "60", "kept"])?;
-    docker.ok(&["start", "--checkpoint", "first", "kept"])?;
-    let after: Value = serde_json::from_str(&container.get("/")?)?;
-    assert_eq!(after["heap_checksum"], before["heap_checksum"], "its memory");
-    let outcome = container.outcome()?;
-    ensure!(outcome.detail.contains("as the client asked"), "{outcome:?}");
-    assert_eq!(container.sh("hostname")?, "kept\n");
-    cell(store.client(), "checkpoint create, start --checkpoint", Way::Cold);
-    cell_refused(
-        store.client(),
-        "checkpoint create ends the container",
-        Way::Cold,
-        "stop it yourself: Docker tells only its own runtimes",
-    );
+    let stock = loses_its_shim(&docker, "stock", STOCK)?;
+    assert_eq!(stock.0, json!(137));
+    let feature = "the shim is killed";
+    assert_eq!(loses_its_shim(&docker, "cold", THAW)?, stock);
+    cell(store.client(), feature, Way::Cold);
+    docker.snapshot(lab)?;
+    assert_eq!(loses_its_shim(&docker, "clone", THAW)?, stock);
+    cell(store.client(), feature, Way::Restored);
     Ok(())
 }
 
 #[test]
-fn docker_restores_checkpoints_of_its_own() {
-    let Some(lab) = Docker::enter("docker_restores_checkpoints_of_its_own") else {
-        return;
-    };
-    ImageStore::ALL.into_iter().try_for_each(checkpoint).unwrap();
-    lab.done().unwrap();
+fn docker_survives_killed_shims() -> Result<()> {
+    Docker::in_each_store("docker_survives_killed_shims", shims_are_killed)
 }
 
-/// The lines of the first block of the README that calls Docker.
-fn quick_start() -> Result<Vec<String>> {
-    let text = std::fs::read_to_string("/src/README.md")?;
-    let blocks = text
-        .split("```sh\n")
-        .skip(1)
-        .filter_map(|rest| rest.split("```").next());
-    let block = blocks
-        .into_iter()
-        .find(|block| block.contains("docker run"))
-        .context("no block")?;
-    Ok(block.lines().map(str::to_owned).collect())
+/// A checkpoint of Docker's own is restored into the container that it was taken of.
+fn checkpoint(lab: &Lab, store: ImageStore) -> Result<()> {
+    let docker = Docker::start(store)?;
+    for way in [Way::Cold, Way::Restored] {
+        match way {
+            Way::Cold => lab.forget()?,
+            Way::Restored => docker.snapshot(lab)?,
+        }
+        let container = docker.python("kept", THAW, 8084, &[])?;
+        match way {
+            Way::Cold => container.assert_cold("no_snapshot")?,
+            Way::Restored => container.assert_restored()?,
+        }
+        let before: Value = serde_json::from_str(&container.get("/")?)?;
+        docker.ok(&["checkpoint", "create", "kept", "first"])?;
+        container.get("/healthz").context("it goes on")?;
+        docker.ok(&["stop", "--time", "60", "kept"])?;
+        docker.ok(&["start", "--checkpoint", "first", "kept"])?;
+        let after: Value = serde_json::from_str(&container.get("/")?)?;
+        assert_eq!(after["heap_checksum"], before["heap_checksum"], "its memory");
+        let outcome = container.outcome()?;
+        ensure!(outcome.detail.contains("as the client asked"), "{outcome:?}");
+        assert_eq!(container.sh("hostname")?, "kept\n");
+        cell(store.client(), "checkpoint create, start --checkpoint", way);
+        cell_refused(
+            store.client(),
+            "checkpoint create ends the container",
+            way,
+            "stop it yourself: Docker tells only its own runtimes",
+        );
+    }
+    Ok(())
 }
 
-fn as_the_readme_says(store: ImageStore) -> Result<()> {
+#[test]
+fn docker_restores_checkpoints_of_its_own() -> Result<()> {
+    Docker::in_each_store("docker_restores_checkpoints_of_its_own", checkpoint)
+}
+
+fn as_the_readme_says(lab: &Lab, store: ImageStore) -> Result<()> {
+    lab.forget()?;
     let docker = Docker::start(store)?;
     docker.ok(&["tag", "localhost/thaw/python", "redmine:6"])?;
     let web = Docked::named(&docker, "web", 0);
     let web2 = Docked::named(&docker, "web2", 0);
-    let mut ran = 0;
-    for line in quick_start()? {
-        let script = format!("export DOCKER_HOST={}; {line}", Docker::HOST);
-        run_within(Docker::LIMIT, &["sh", "-ec", &script])?.ok()?;
-        ran += 1;
-        if ran == 1 {
-            let own = std::net::SocketAddr::from((web.address()?, 8000));
-            web.get_from(own, "/healthz", Docker::LIMIT)?;
-        }
-    }
+    quick_start("docker run", &format!("DOCKER_HOST={}", Docker::HOST), || {
+        let own = std::net::SocketAddr::from((web.address()?, 8000));
+        web.get_from(own, "/healthz", Docker::LIMIT).map(drop)
+    })?;
     web2.assert_restored()?;
     drop((web, web2));
     docker.ok(&["rmi", "redmine:6"])?;
@@ -260,16 +269,6 @@ fn as_the_readme_says(store: ImageStore) -> Result<()> {
 }
 
 #[test]
-fn docker_does_as_the_readme_says() {
-    let Some(lab) = Docker::enter("docker_does_as_the_readme_says") else {
-        return;
-    };
-    ImageStore::ALL
-        .into_iter()
-        .try_for_each(|store| {
-            lab.forget()?;
-            as_the_readme_says(store)
-        })
-        .unwrap();
-    lab.done().unwrap();
+fn docker_does_as_the_readme_says() -> Result<()> {
+    Docker::in_each_store("docker_does_as_the_readme_says", as_the_readme_says)
 }

@@ -8,9 +8,13 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use thaw_integration::{Console, FakeCriu, Lab, Nerdctl, THAW, Way, addresses_of, cell, http, ok, until};
+use thaw_integration::{
+    Console, FakeCriu, Lab, Nerdctl, THAW, Way, addresses_of, cell, cell_moot, http, ok, quick_start,
+    run_within, until,
+};
 
 const CLIENT: &str = "nerdctl";
+const PYTHON: &str = "localhost/thaw/python:latest";
 const LIMIT: Duration = Duration::from_secs(40);
 const BOTH: [Way; 2] = [Way::Cold, Way::Restored];
 /// The name that CNI has of nerdctl's first network.
@@ -76,9 +80,7 @@ fn check_server(container: &Nerdctl, port: u16, way: Way) -> Result<()> {
     ensure!(failed.stderr.contains("exit code 7"), "{failed:?}");
     proved("exec", way);
     container.exec(&["sh", "-c", "echo said >/proc/1/fd/1"])?.ok()?;
-    until("the log", LIMIT, || {
-        Ok(container.logs()?.contains("said").then_some(()))
-    })?;
+    until_logged(container, "said")?;
     proved("logs", way);
     let used = container.verb(&["stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}"])?;
     ensure!(used.contains("MiB /") && used.trim().ends_with('1'), "{used:?}");
@@ -125,22 +127,45 @@ fn nerdctl_takes_the_sample() -> Result<()> {
         return Ok(());
     };
     {
-        let _guards = [Nerdctl::named("web"), Nerdctl::named("web2")];
+        let _guards = ["web", "web2", "web3"].map(Nerdctl::named);
         let sample = std::fs::read_to_string("/src/config/examples/nerdctl.md")?;
-        let lines = sample
-            .split("```sh\n")
-            .nth(1)
-            .and_then(|rest| rest.split("```").next());
-        let script = format!(
-            "set -e\nIMAGE=localhost/thaw/python:latest\n{}",
-            lines.unwrap_or_default()
-        );
-        let told = ok(&["sh", "-c", &script])?;
+        let blocks = sample.split("```sh\n").skip(1);
+        let lines: String = blocks.filter_map(|rest| rest.split("```").next()).collect();
+        let script = format!("set -e\nIMAGE={PYTHON}\n{lines}");
+        let told = run_within(LIMIT * 3, &["sh", "-c", &script])?.ok()?;
         ensure!(told.contains("was restored from a snapshot"), "{told}");
         ensure!(told.contains("heap_checksum"), "{told}");
+        ensure!(told.contains("policy_never"), "{told}");
+        ensure!(ok(&["thaw", "explain", "web"])?.contains("started cold"));
     }
     lab.done()?;
-    proved("the lines of the sample", Way::Restored);
+    for way in BOTH {
+        proved("the lines of the sample", way);
+    }
+    Ok(())
+}
+
+/// The lines of the README, as they stand there.
+#[test]
+fn nerdctl_does_as_the_readme_says() -> Result<()> {
+    let Some(lab) = enter("nerdctl_does_as_the_readme_says") else {
+        return Ok(());
+    };
+    {
+        let [web, _web2] = ["web", "web2"].map(Nerdctl::named);
+        ok(&["nerdctl", "tag", PYTHON, "redmine:6"])?;
+        let tried = quick_start("nerdctl run", "CLIENT=nerdctl", || {
+            let address = web.field(".NetworkSettings.IPAddress")?;
+            state(SocketAddr::new(address.parse()?, 8000)).map(drop)
+        });
+        ok(&["ctr", "image", "remove", "docker.io/library/redmine:6"])?;
+        let told = tried?;
+        ensure!(told.contains("was restored from a snapshot"), "{told}");
+    }
+    lab.done()?;
+    for way in BOTH {
+        proved("the lines of the README", way);
+    }
     Ok(())
 }
 
@@ -164,7 +189,9 @@ fn nerdctl_attaches_the_network_once() -> Result<()> {
     }
     ensure!(addresses_of(NETWORK)?.is_empty(), "{:?}", addresses_of(NETWORK)?);
     lab.done()?;
-    proved("network attached once when a restore fails", Way::Cold);
+    let feature = "network attached once when a restore fails";
+    proved(feature, Way::Cold);
+    cell_moot(CLIENT, feature, Way::Restored);
     Ok(())
 }
 
@@ -174,25 +201,35 @@ fn shell(name: &str, flags: &[&str]) -> Result<Nerdctl> {
     Ok(container)
 }
 
+fn until_logged(container: &Nerdctl, text: &str) -> Result<()> {
+    until(&format!("{text:?} in the log"), LIMIT, || {
+        Ok(container.logs()?.contains(text).then_some(()))
+    })
+}
+
+/// The shell with these flags: cold and captured, then restored.
+fn in_both_ways(flags: &[&str], check: impl Fn(&Nerdctl, Way) -> Result<()>) -> Result<()> {
+    for way in BOTH {
+        let container = shell("shell", flags)?;
+        assert_way(&container, way)?;
+        if way == Way::Cold {
+            until_logged(&container, "up")?;
+            capture(&container)?;
+        }
+        check(&container, way)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn nerdctl_stops_and_starts() -> Result<()> {
     let Some(lab) = enter("nerdctl_stops_and_starts") else {
         return Ok(());
     };
-    for way in BOTH {
-        let container = shell("shell", &[])?;
-        assert_way(&container, way)?;
-        if way == Way::Cold {
-            until("the trap", LIMIT, || {
-                Ok(container.logs()?.contains("up").then_some(()))
-            })?;
-            capture(&container)?;
-        }
+    in_both_ways(&[], |container, way| {
         container.verb(&["stop", "--time", "30"])?;
         container.wait_for(".State.ExitCode", "3")?;
-        until("the last words", LIMIT, || {
-            Ok(container.logs()?.contains("bye").then_some(()))
-        })?;
+        until_logged(container, "bye")?;
         proved("stop with grace period, exit code", way);
         container.verb(&["start"])?;
         container.wait_for(".State.Status", "running")?;
@@ -204,7 +241,8 @@ fn nerdctl_stops_and_starts() -> Result<()> {
         ensure!(container.field(".State.Pid")? != before, "the same process");
         ensure!(container.exec(&["echo", "here"])?.ok()? == "here\n");
         proved("restart", way);
-    }
+        Ok(())
+    })?;
     lab.done()
 }
 
@@ -213,15 +251,7 @@ fn nerdctl_restarts_always() -> Result<()> {
     let Some(lab) = enter("nerdctl_restarts_always") else {
         return Ok(());
     };
-    for way in BOTH {
-        let container = shell("always", &["--restart", "always"])?;
-        assert_way(&container, way)?;
-        if way == Way::Cold {
-            until("the trap", LIMIT, || {
-                Ok(container.logs()?.contains("up").then_some(()))
-            })?;
-            capture(&container)?;
-        }
+    in_both_ways(&["--restart", "always"], |container, way| {
         let before = container.field(".State.Pid")?;
         kill(Pid::from_raw(before.parse()?), Signal::SIGKILL)?;
         until("its return", LIMIT, || {
@@ -230,6 +260,39 @@ fn nerdctl_restarts_always() -> Result<()> {
         })?;
         ensure!(container.exec(&["echo", "here"])?.ok()? == "here\n");
         proved("--restart=always", way);
+        Ok(())
+    })?;
+    lab.done()
+}
+
+#[test]
+fn nerdctl_reports_lack_of_memory() -> Result<()> {
+    let Some(lab) = enter("nerdctl_reports_lack_of_memory") else {
+        return Ok(());
+    };
+    let eater = "import os, time
+print('ready', flush=True)
+while not os.path.exists('/dev/shm/go'): time.sleep(0.1)
+x = b'x' * (300 << 20)";
+    for way in BOTH {
+        let flags = ["--memory", "96m", "--memory-swap", "96m"];
+        let container = Nerdctl::run("eater", &flags, "python", &["python3", "-c", eater])?;
+        assert_way(&container, way)?;
+        if way == Way::Cold {
+            until_logged(&container, "ready")?;
+            capture(&container)?;
+        }
+        let mut events = Console::spawn(&["nerdctl", "events"])?;
+        // The client does not say when it is there, so something happens until it tells.
+        let mut hears = || -> Result<bool> {
+            container.exec(&["true"])?.ok()?;
+            Ok(events.expect("/tasks/exec-started").is_ok())
+        };
+        ensure!(hears()? || hears()? || hears()?, "no events");
+        container.exec(&["touch", "/dev/shm/go"])?.ok()?;
+        container.wait_for(".State.ExitCode", "137")?;
+        events.expect("/tasks/oom")?;
+        proved("OOM kill reported", way);
     }
     lab.done()
 }

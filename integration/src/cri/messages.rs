@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use prost::Message;
 
 /// `NamespaceMode.CONTAINER`: a namespace of the container's own.
-pub(super) const NAMESPACE_CONTAINER: i32 = 1;
+pub(crate) const NAMESPACE_CONTAINER: i32 = 1;
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Nothing {}
