@@ -31,6 +31,7 @@ mod nerdctl;
 mod netns;
 mod readme;
 mod run;
+mod scripts;
 mod surroundings;
 mod wait;
 
@@ -51,5 +52,6 @@ pub use nerdctl::{Nerdctl, addresses_of};
 pub use netns::{Bridge, Netns};
 pub use readme::quick_start;
 pub use run::{Run, STOCK, THAW};
+pub use scripts::{GRACEFUL, HUNGRY};
 pub use surroundings::Surroundings;
 pub use wait::until;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use thaw_integration::cri::{ConfigVersion, Containee, Cri, InPod, Pod, hooks_of, msgmax, outcome_of};
-use thaw_integration::{FakeCriu, Lab, Way, cell, cell_moot, http, until};
+use thaw_integration::{FakeCriu, GRACEFUL, HUNGRY, Lab, Way, cell, cell_moot, http, until};
 
 const CLIENT: &str = "CRI";
 const LIMIT: Duration = Duration::from_secs(40);
@@ -37,13 +37,11 @@ fn shell(name: &'static str, script: &'static str) -> Containee {
     }
 }
 
-const TRAP: &str = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.2; done";
-
 /// The shell in a pod of its own: cold and captured, then restored.
 fn shell_in_both_ways(cri: &Cri, check: impl Fn(&InPod<'_>) -> Result<()>, feature: &str) -> Result<()> {
     for way in BOTH {
         let pod = cri.pod("pod", "thaw", &[])?;
-        let app = pod.run(&shell("app", TRAP))?;
+        let app = pod.run(&shell("app", GRACEFUL))?;
         assert_way(&app, way)?;
         if way == Way::Cold {
             until_logged(&app, "up")?;
@@ -55,7 +53,7 @@ fn shell_in_both_ways(cri: &Cri, check: impl Fn(&InPod<'_>) -> Result<()>, featu
     Ok(())
 }
 
-/// The shell of `TRAP` ends as it likes.
+/// The shell of `GRACEFUL` ends as it likes.
 fn stops(app: &InPod<'_>) -> Result<()> {
     app.stop(30)?;
     ensure!(app.end()?.0 == 3, "{:?}", app.status()?);
@@ -220,11 +218,7 @@ fn cri_reports_lack_of_memory() -> Result<()> {
         let eater = Containee {
             name: "eater",
             image: "python",
-            command: vec![
-                "python3",
-                "-c",
-                "import os, time\nprint('ready', flush=True)\nwhile not os.path.exists('/dev/shm/go'): time.sleep(0.1)\nx = b'x' * (300 << 20)",
-            ],
+            command: vec!["python3", "-c", HUNGRY],
             memory: 96 << 20,
             ..Containee::default()
         };
@@ -260,7 +254,7 @@ fn cri_a_slow_restore_stalls_nobody() -> Result<()> {
             cri.capture(donor.id())?;
         }
         let pod = cri.pod("clone", "thaw", &[])?;
-        let (sidecar, other) = (pod.run(&sidecar())?, pod.run(&shell("other", TRAP))?);
+        let (sidecar, other) = (pod.run(&sidecar())?, pod.run(&shell("other", GRACEFUL))?);
         until_logged(&other, "up")?;
         let begun = lab.path("begun");
         let go = lab.path("go");
@@ -345,7 +339,7 @@ fn cri_runs_hooks_once() -> Result<()> {
         for (way, fails) in [(Way::Cold, false), (Way::Restored, false), (Way::Cold, true)] {
             let pod = cri.pod("pod", "counted", &[])?;
             let criu = fails.then(|| FakeCriu::new("exit 1")).transpose()?;
-            let app = pod.run(&shell("app", TRAP))?;
+            let app = pod.run(&shell("app", GRACEFUL))?;
             drop(criu);
             if fails {
                 ensure!(app.outcome()?.reason == "restore_failed", "{:?}", app.outcome()?);

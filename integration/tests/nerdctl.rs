@@ -9,8 +9,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use thaw_integration::{
-    Console, FakeCriu, Lab, Nerdctl, THAW, Way, addresses_of, cell, cell_moot, http, ok, quick_start,
-    run_within, until,
+    Console, FakeCriu, GRACEFUL, HUNGRY, Lab, Nerdctl, THAW, Way, addresses_of, cell, cell_moot, http, ok,
+    quick_start, run_within, until,
 };
 
 const CLIENT: &str = "nerdctl";
@@ -196,8 +196,7 @@ fn nerdctl_attaches_the_network_once() -> Result<()> {
 }
 
 fn shell(name: &str, flags: &[&str]) -> Result<Nerdctl> {
-    let script = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.2; done";
-    let container = Nerdctl::run(name, flags, "static", &["sh", "-c", script])?;
+    let container = Nerdctl::run(name, flags, "static", &["sh", "-c", GRACEFUL])?;
     Ok(container)
 }
 
@@ -270,13 +269,9 @@ fn nerdctl_reports_lack_of_memory() -> Result<()> {
     let Some(lab) = enter("nerdctl_reports_lack_of_memory") else {
         return Ok(());
     };
-    let eater = "import os, time
-print('ready', flush=True)
-while not os.path.exists('/dev/shm/go'): time.sleep(0.1)
-x = b'x' * (300 << 20)";
     for way in BOTH {
         let flags = ["--memory", "96m", "--memory-swap", "96m"];
-        let container = Nerdctl::run("eater", &flags, "python", &["python3", "-c", eater])?;
+        let container = Nerdctl::run("eater", &flags, "python", &["python3", "-c", HUNGRY])?;
         assert_way(&container, way)?;
         if way == Way::Cold {
             until_logged(&container, "ready")?;
