@@ -1,12 +1,13 @@
 //! A kubelet as the client: what `hack/test-k8s` runs.
 
+#[path = "kubernetes/life.rs"]
+mod life;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use thaw_integration::{
-    Cluster, FakeCriu, Pod, Way, cell, cell_refused, ok, restart_containerd, restart_kubelet, spawn, until,
-};
+use thaw_integration::{Cluster, FakeCriu, Pod, Way, cell, cell_moot, cell_refused, ok, until};
 
 const CLIENT: &str = "Kubernetes";
 /// The container of the example.
@@ -179,6 +180,18 @@ fn donor_of(cluster: &Cluster) -> Result<Pod> {
     cluster.pod(WEB)
 }
 
+/// The server of the pod came up in this way; nobody has captured it when it is cold.
+fn assert_way(cluster: &Cluster, pod: &Pod, way: Way) -> Result<()> {
+    match way {
+        Way::Cold => {
+            let outcome = cluster.outcome(pod, WEB)?;
+            ensure!(outcome.reason == "no_snapshot", "{outcome:?}");
+            Ok(())
+        }
+        Way::Restored => cluster.assert_restored(pod, WEB).map(drop),
+    }
+}
+
 /// Captures the server of the Deployment, and lets another pod take its place.
 fn clone_of(cluster: &Cluster, donor: &Pod) -> Result<Pod> {
     cluster.capture(donor, WEB)?;
@@ -195,124 +208,6 @@ fn pod_that(cluster: &Cluster, what: &str, condition: impl Fn(&Pod) -> bool) -> 
         let pods = cluster.pods(WEB)?;
         Ok(pods.into_iter().find(|pod| pod.is_ready(WEB) && condition(pod)))
     })
-}
-
-/// Files go in and out, a port is forwarded.
-fn moves_data(cluster: &Cluster, pod: &Pod, way: Way) -> Result<()> {
-    let (out, back) = (cluster.lab.path("out"), cluster.lab.path("back"));
-    std::fs::write(&out, "by kubectl cp")?;
-    let inside = format!("{}:/tmp/copied", pod.name);
-    let (out, back) = (out.display().to_string(), back.display().to_string());
-    cluster.kubectl(&["cp", "-c", WEB, &out, &inside])?;
-    cluster.kubectl(&["cp", "-c", WEB, &inside, &back])?;
-    assert_eq!(std::fs::read_to_string(&back)?, "by kubectl cp");
-    cell(CLIENT, "kubectl cp", way);
-
-    let target = format!("pod/{}", pod.name);
-    let forward = spawn(&cluster.line(&["port-forward", &target, "18000:8000"]))?;
-    answers("http://127.0.0.1:18000/healthz")?;
-    drop(forward);
-    cell(CLIENT, "kubectl port-forward", way);
-    Ok(())
-}
-
-/// The kubelet knows what the server uses.
-fn has_stats(cluster: &Cluster, pod: &Pod, way: Way) -> Result<()> {
-    until("the memory of the pod", Duration::from_secs(120), || {
-        let stats = cluster.kubectl(&["get", "--raw", "/api/v1/nodes/lab/proxy/stats/summary"])?;
-        let stats: serde_json::Value = serde_json::from_str(&stats)?;
-        let pods = stats["pods"].as_array().cloned().unwrap_or_default();
-        let own = pods.iter().find(|one| one["podRef"]["name"] == pod.name.as_str());
-        let containers = own.and_then(|one| one["containers"].as_array().cloned());
-        let used = containers.into_iter().flatten().any(|container| {
-            container["name"] == WEB && container["memory"]["workingSetBytes"].as_u64() > Some(8 << 20)
-        });
-        Ok(used.then_some(()))
-    })?;
-    cell(CLIENT, "stats", way);
-    Ok(())
-}
-
-/// More memory than its limit: the server is killed, and the kubelet says why.
-fn runs_out_of_memory(cluster: &Cluster, pod: &Pod, way: Way) -> Result<()> {
-    // The file counts for the container; the largest process is the server, so the kernel ends that one.
-    cluster.sh_in(
-        pod,
-        WEB,
-        "nohup dd if=/dev/zero of=/memory/file bs=64k count=8192 >/dev/null 2>&1 & sleep 0.1",
-    )?;
-    let after = until("the end of the server", Duration::from_secs(120), || {
-        let pods = cluster.pods(WEB)?;
-        Ok(pods
-            .into_iter()
-            .find(|one| one.name == pod.name && one.restarts(WEB) > pod.restarts(WEB)))
-    })?;
-    let last = &after.status(WEB)["lastState"]["terminated"];
-    assert_eq!(
-        (&last["reason"], &last["exitCode"]),
-        (&"OOMKilled".into(), &137.into()),
-        "{last}"
-    );
-    cell(CLIENT, "OOM kill", way);
-    Ok(())
-}
-
-/// What happens to a restored pod in its life.
-#[test]
-fn a_restored_pod_lives_on() -> Result<()> {
-    let Some(cluster) = Cluster::enter("a_restored_pod_lives_on") else {
-        return Ok(());
-    };
-    let donor = donor_of(&cluster)?;
-    moves_data(&cluster, &donor, Way::Cold)?;
-    has_stats(&cluster, &donor, Way::Cold)?;
-    let clone = clone_of(&cluster, &donor)?;
-    moves_data(&cluster, &clone, Way::Restored)?;
-    has_stats(&cluster, &clone, Way::Restored)?;
-
-    restart_kubelet()?;
-    restart_containerd()?;
-    cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=120s", "node/lab"])?;
-    let after = pod_that(&cluster, "the pod after the restarts", |pod| {
-        pod.name == clone.name
-    })?;
-    assert_eq!(
-        after.restarts(WEB),
-        0,
-        "a restart of the daemons is none of the pod"
-    );
-    assert_eq!(
-        cluster.sh_in(&after, WEB, "hostname")?,
-        format!("{}\n", clone.name)
-    );
-    cell(CLIENT, "kubelet and containerd restart", Way::Restored);
-
-    cluster.sh_in(&after, WEB, "touch /tmp/sick")?;
-    let healed = pod_that(&cluster, "a new server in the pod", |pod| pod.restarts(WEB) == 1)?;
-    assert_eq!(healed.name, clone.name);
-    assert_eq!(healed.status("side")["restartCount"], 0);
-    assert_eq!(
-        cluster.sh_in(&healed, WEB, "hostname; cat /data/file")?,
-        format!("{}\nprepared\n", clone.name)
-    );
-    ensure!(
-        healed.status(WEB)["lastState"]["terminated"]["exitCode"] == 137,
-        "{}",
-        healed.status(WEB)
-    );
-    cell(CLIENT, "liveness kill and restart", Way::Restored);
-
-    // The next pod gets variables that the donor did not have.
-    cluster.kubectl(&["create", "service", "clusterip", "later", "--tcp=80:80"])?;
-    cluster.kubectl(&["delete", "pod", &clone.name, "--timeout=120s"])?;
-    let next = pod_that(&cluster, "the next pod", |pod| pod.name != clone.name)?;
-    cluster.assert_restored(&next, WEB)?;
-    cell(CLIENT, "deletion", Way::Restored);
-    let asked = cluster.sh_in(&next, WEB, "env | grep -c ^LATER_SERVICE_HOST= || true")?;
-    assert_eq!(asked, "1\n", "the pod was to have the links of the new service");
-    cell(CLIENT, "links of services that came later", Way::Restored);
-    runs_out_of_memory(&cluster, &next, Way::Restored)?;
-    cluster.done()
 }
 
 /// Nobody calls `thaw capture`: annotations of the pod do.
@@ -367,6 +262,7 @@ fn tenants_do_not_share() -> Result<()> {
         ("cold", "no_snapshot")
     );
     cluster.assert_restored(&clone, WEB)?;
+    cell(CLIENT, "snapshot of another namespace", Way::Cold);
     cell_refused(
         CLIENT,
         "snapshot of another namespace",
@@ -394,26 +290,34 @@ impl Drop for Neighbour {
     }
 }
 
+/// Each container of the pod is looked up by itself, and all are in the pod.
+fn has_several(cluster: &Cluster, pod: &Pod, way: Way) -> Result<()> {
+    let pause = cluster.outcome_of(&cluster.id(pod, "")?)?;
+    assert_eq!(pause.reason, "sandbox", "the pause container is never looked up");
+    assert!(
+        pause.stages.iter().all(|stage| stage.name != "lookup"),
+        "{pause:?}"
+    );
+    assert_eq!(cluster.outcome(pod, "side")?.reason, "no_snapshot");
+    assert_way(cluster, pod, way)?;
+    for container in [WEB, "side"] {
+        let hostname = cluster.sh_in(pod, container, "hostname")?;
+        assert_eq!(hostname, format!("{}\n", pod.name));
+    }
+    cell(CLIENT, "several containers in one pod", way);
+    Ok(())
+}
+
 /// Of the containers of a pod only the one with a snapshot is restored, and while it is, the others answer.
 #[test]
 fn containers_of_one_pod() -> Result<()> {
     let Some(cluster) = Cluster::enter("containers_of_one_pod") else {
         return Ok(());
     };
-    let clone = clone_of(&cluster, &donor_of(&cluster)?)?;
-    let pause = cluster.outcome_of(&cluster.id(&clone, "")?)?;
-    assert_eq!(pause.reason, "sandbox", "the pause container is never looked up");
-    assert!(
-        pause.stages.iter().all(|stage| stage.name != "lookup"),
-        "{pause:?}"
-    );
-    assert_eq!(cluster.outcome(&clone, "side")?.reason, "no_snapshot");
-    assert_eq!(
-        cluster.sh_in(&clone, WEB, "hostname")?,
-        format!("{}\n", clone.name)
-    );
-    assert_eq!(cluster.sh(&clone, "hostname")?, format!("{}\n", clone.name));
-    cell(CLIENT, "several containers in one pod", Way::Restored);
+    let donor = donor_of(&cluster)?;
+    has_several(&cluster, &donor, Way::Cold)?;
+    let clone = clone_of(&cluster, &donor)?;
+    has_several(&cluster, &clone, Way::Restored)?;
 
     cluster.lab.configure("deadlines.restore = \"120s\"")?;
     cluster.scale(WEB, 0)?;
@@ -443,5 +347,6 @@ fn containers_of_one_pod() -> Result<()> {
     })?;
     cluster.assert_restored(&restored, WEB)?;
     cell(CLIENT, "exec next to a restore", Way::Restored);
+    cell_moot(CLIENT, "exec next to a restore", Way::Cold);
     cluster.done()
 }
