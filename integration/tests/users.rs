@@ -48,7 +48,7 @@ fn cri_runs_pods_without_host_users() -> Result<()> {
         return Ok(());
     };
     {
-        let cri = Cri::start(ConfigVersion::Three, &["static"])?;
+        let cri = Cri::start(ConfigVersion::newest()?, &["static"])?;
         let mut ways = Vec::new();
         for handler in ["runc", "thaw"] {
             let pod = cri.pod_with_users("mapped", handler, FIRST)?;
