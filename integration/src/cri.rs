@@ -16,13 +16,14 @@ use tonic_prost::ProstCodec;
 
 use crate::command::{ok, run};
 use crate::container::Outcome;
-use crate::containerd::major_version;
 use crate::wait::until;
 
+mod config;
 mod daemon;
 mod messages;
 mod pod;
 
+pub use config::ConfigVersion;
 use daemon::Daemon;
 pub use messages::ContainerStatus;
 pub(crate) use messages::NAMESPACE_CONTAINER;
@@ -47,68 +48,6 @@ pub const KUBERNETES: &str = "k8s.io";
 
 /// How many ids a pod with a user namespace gets, as from the kubelet.
 pub const MAPPED: u32 = 65536;
-
-/// Which version of containerd's configuration to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConfigVersion {
-    /// That of containerd 1.x, which later ones translate.
-    Two,
-    /// That of containerd 2.x.
-    Three,
-}
-
-impl ConfigVersion {
-    /// The newest that the lab's containerd reads.
-    ///
-    /// # Errors
-    /// When containerd does not say its own version.
-    pub fn newest() -> Result<Self> {
-        Ok(if major_version()? < 2 {
-            Self::Two
-        } else {
-            Self::Three
-        })
-    }
-
-    /// The sample configuration of this version is used as it says itself: imported, or added to the file. Handlers:
-    /// `runc`, `thaw` (from the sample), and `counted`, which is thaw with hooks in each spec.
-    fn text(self) -> Result<String> {
-        let (number, runtime, images) = match self {
-            Self::Two => (2, "io.containerd.grpc.v1.cri", "io.containerd.grpc.v1.cri"),
-            Self::Three => (3, "io.containerd.cri.v1.runtime", "io.containerd.cri.v1.images"),
-        };
-        let pause = "localhost/thaw/pause:latest";
-        let sandbox = match self {
-            Self::Two => format!("[plugins.'{images}']\n  sandbox_image = '{pause}'"),
-            Self::Three => format!("[plugins.'{images}'.pinned_images]\n  sandbox = '{pause}'"),
-        };
-        // Root without CAP_SYS_RESOURCE, as in some virtual machines, can't lower the score, and pods ask for that.
-        let score = match self {
-            Self::Two => format!("{sandbox}\n  restrict_oom_score_adj = true"),
-            Self::Three => format!("{sandbox}\n[plugins.'{runtime}']\n  restrict_oom_score_adj = true"),
-        };
-        let programs = match self {
-            Self::Two => "bin_dir = '/usr/lib/cni'",
-            Self::Three => "bin_dirs = ['/usr/lib/cni']",
-        };
-        let sample = format!("/src/config/examples/containerd-v{number}.toml");
-        let (imports, added) = match self {
-            Self::Two => (
-                String::new(),
-                fs::read_to_string(&sample)?.replace("version = 2\n", ""),
-            ),
-            Self::Three => (format!("imports = ['{sample}']\n"), String::new()),
-        };
-        Ok(format!(
-            "version = {number}\nroot = '{ROOT}'\nstate = '{FOLDER}/state'\n{imports}\
-             [grpc]\n  address = '{SOCKET}'\n{score}\n\
-             [plugins.'{runtime}'.cni]\n  {programs}\n  conf_dir = '{FOLDER}/cni'\n\
-             [plugins.'{runtime}'.containerd.runtimes.counted]\n  runtime_type = 'io.containerd.thaw.v1'\n  \
-             base_runtime_spec = '{FOLDER}/counted.json'\n\
-             [plugins.'{runtime}'.containerd.runtimes.runc]\n  runtime_type = 'io.containerd.runc.v2'\n{added}"
-        ))
-    }
-}
 
 const NETWORK: &str = r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [{
   "type": "bridge", "bridge": "cri0", "isGateway": true, "ipMasq": false,
@@ -170,6 +109,18 @@ impl Cri {
             let ready = |kind| conditions.iter().any(|one| one.kind == kind && one.status);
             Ok((ready("RuntimeReady") && ready("NetworkReady")).then_some(()))
         })
+    }
+
+    /// What the handler has said of user namespaces and of recursive read-only mounts, in this order: what a kubelet
+    /// goes by. `None` when it was not asked.
+    ///
+    /// # Errors
+    /// When containerd does not know the handler.
+    pub fn features(&self, handler: &str) -> Result<Option<(bool, bool)>> {
+        let answer: StatusResponse = self.call("Status", Nothing {})?;
+        let found = answer.handlers.into_iter().find(|one| one.name == handler);
+        let features = found.with_context(|| format!("no handler {handler}"))?.features;
+        Ok(features.map(|known| (known.user_namespaces, known.recursive_read_only_mounts)))
     }
 
     /// A call of CRI's `RuntimeService`.

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -87,6 +87,62 @@ fn cri_runs_pods_without_host_users() -> Result<()> {
     let feature = "user namespace of the pod (hostUsers: false)";
     cell("CRI", feature, Way::Cold);
     cell_refused("CRI", feature, Way::Restored, "`user_namespace`");
+    Ok(())
+}
+
+/// The shim where the sample says that it is; removed when dropped.
+struct Installed;
+
+impl Installed {
+    const PATH: &str = "/usr/local/bin/containerd-shim-thaw-v1";
+
+    fn new() -> Result<Self> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&path).map(|folder| folder.join(SHIM));
+        let shim = found.into_iter().find(|file| file.exists());
+        symlink(shim.context("no shim")?, Self::PATH)?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        fs::remove_file(Self::PATH).ok();
+    }
+}
+
+/// The sample for containerd 2.0 and 2.1, which ask nothing of a runtime type that they don't know.
+#[test]
+fn cri_asks_a_shim_named_by_its_path() -> Result<()> {
+    let Some(lab) = Lab::enter_since_containerd("cri_asks_a_shim_named_by_its_path", 2) else {
+        return Ok(());
+    };
+    {
+        let _installed = Installed::new()?;
+        let cri = Cri::start(ConfigVersion::ThreeByPath, &["static"])?;
+        let (stock, thaw) = (cri.features("runc")?, cri.features("thaw")?);
+        ensure!(stock == Some((true, true)), "stock: {stock:?}");
+        ensure!(thaw == stock, "thaw: {thaw:?}");
+        {
+            let pod = cri.pod_with_users("mapped", "thaw", FIRST)?;
+            let outcome = pod.run(&server())?.outcome()?;
+            ensure!(outcome.reason == "user_namespace", "{outcome:?}");
+        }
+        for result in ["cold", "restored"] {
+            let pod = cri.pod("named", "thaw", &[])?;
+            let app = pod.run(&server())?;
+            ensure!(app.outcome()?.result == result, "{:?}", app.outcome()?);
+            if result == "cold" {
+                cri.capture(app.id())?;
+            }
+            app.stop(0)?;
+            app.remove()?;
+        }
+    }
+    lab.done()?;
+    for way in [Way::Cold, Way::Restored] {
+        cell("CRI", "shim named by its path (runtime_path)", way);
+    }
     Ok(())
 }
 

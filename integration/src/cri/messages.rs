@@ -18,6 +18,24 @@ pub(super) struct Nothing {}
 pub(super) struct StatusResponse {
     #[prost(message, optional, tag = "1")]
     pub(super) status: Option<RuntimeStatus>,
+    #[prost(message, repeated, tag = "3")]
+    pub(super) handlers: Vec<RuntimeHandler>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct RuntimeHandler {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(message, optional, tag = "2")]
+    pub(super) features: Option<RuntimeHandlerFeatures>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct RuntimeHandlerFeatures {
+    #[prost(bool, tag = "1")]
+    pub(super) recursive_read_only_mounts: bool,
+    #[prost(bool, tag = "2")]
+    pub(super) user_namespaces: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
