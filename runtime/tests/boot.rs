@@ -321,6 +321,36 @@ async fn what_has_failed_here_is_left_alone() {
     assert_eq!(next(&world).await.result, Way::Restored);
 }
 
+/// Two classes of machines have captured the same start, and this one can restore the snapshots of both.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_best_takes_the_place_of_one_that_is_left_alone() {
+    let world = World::new();
+    let mut older = Donor::of("sleep");
+    older.kernel = Some("3.10.0");
+    older.publish(&world).await;
+    Donor::of("sleep").publish(&world).await;
+    world.runc_does("restore", "fail");
+    let (first, then) = (next(&world).await, next(&world).await);
+    assert_eq!([&first.reason, &then.reason], ["restore_failed"; 2]);
+    let (best, second) = (first.snapshot.unwrap(), then.snapshot.unwrap());
+    assert_ne!(best, second);
+
+    world.runc_does("restore", "");
+    let left = next(&world).await;
+    assert_eq!(
+        (left.reason.as_str(), left.snapshot),
+        ("quarantined", Some(best.clone()))
+    );
+    let quarantine = Quarantine::new(&world.config);
+    assert!(quarantine.clear(&second.parse().unwrap()).unwrap());
+    let restored = next(&world).await;
+    assert_eq!(
+        (restored.result, restored.snapshot),
+        (Way::Restored, Some(second))
+    );
+    assert!(quarantine.check(&best.parse().unwrap()).is_some());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_says_nothing_of_the_snapshot_puts_nothing_aside() {
     let mut world = with_snapshot("sleep").await;

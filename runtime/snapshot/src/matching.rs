@@ -198,17 +198,30 @@ pub fn same_class(one: &HostFacts, other: &HostFacts) -> bool {
         && features(one) == features(other)
 }
 
-/// The snapshot to restore, of those that fit: the one whose donor's processor was most like this one (it used the most
-/// of what this one offers), of equal ones the one with the newest kernel, then the newest, then the one with the
-/// smallest id. So every start at one place restores the same one.
+/// The snapshot to restore: the first of those that are [`fitting`].
 ///
 /// # Errors
-/// Why each of them does not fit, in the order of the document; empty when there are none.
+/// As [`fitting`].
 pub fn choose<'a>(
     document: &'a KeyDocument,
     key: &Key,
     place: Place<'_>,
 ) -> Result<&'a Manifest, Vec<Mismatch>> {
+    let fitting = fitting(document, key, place)?;
+    fitting.first().copied().ok_or_else(Vec::new)
+}
+
+/// The snapshots that fit, at least one, the best first: the one whose donor's processor was most like this one (it used
+/// the most of what this one offers), of equal ones the one with the newest kernel, then the newest, then the one with
+/// the smallest id. So every start at one place restores the same one.
+///
+/// # Errors
+/// Why each of them does not fit, in the order of the document; empty when there are none.
+pub fn fitting<'a>(
+    document: &'a KeyDocument,
+    key: &Key,
+    place: Place<'_>,
+) -> Result<Vec<&'a Manifest>, Vec<Mismatch>> {
     let mut fitting = Vec::new();
     let mut mismatches = Vec::new();
     for manifest in &document.variants {
@@ -226,7 +239,10 @@ pub fn choose<'a>(
             manifest.id(),
         )
     });
-    fitting.first().copied().ok_or(mismatches)
+    if fitting.is_empty() {
+        return Err(mismatches);
+    }
+    Ok(fitting)
 }
 
 /// Time of the dump; a manifest that [`Manifest::validate`] has passed has one.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use oci_spec::runtime::Spec;
 use thaw_config::{NodeConfig, Policy};
-use thaw_snapshot::matching::{Place, choose};
+use thaw_snapshot::matching::{Place, fitting};
 use thaw_snapshot::{Digest, HostFacts, Key, KeyDocument, Manifest};
 use thaw_store::StoreOptions;
 
@@ -59,11 +59,7 @@ pub(super) async fn find(
     let store = Asked::new(boot, &policy);
     let limit = memory_limit(&bundle.spec);
     let manifest = first(boot, &store, keys, limit, timeline).await?;
-    let id = manifest.id();
-    timeline.snapshot = Some(id.to_string());
-    if let Some(inmate) = Quarantine::new(&boot.config).check(&id) {
-        return Err(Reason::Quarantined(Box::new(inmate)));
-    }
+    timeline.snapshot = Some(manifest.id().to_string());
     Ok(Candidate {
         store,
         manifest,
@@ -82,8 +78,8 @@ pub(crate) fn keys(start: &Start<'_>, config: Digest, node: &NodeConfig) -> Vec<
     keys
 }
 
-/// The snapshot under the first key that has a fitting one. When none has, the reason is that of the first key that has
-/// any.
+/// The snapshot under the first key that has a fitting one which is not left alone. When none has, the reason is the
+/// best one that is left alone, or else that of the first key that has any.
 async fn first(
     boot: &Boot,
     store: &Asked,
@@ -92,6 +88,7 @@ async fn first(
     timeline: &mut Timeline,
 ) -> Result<Manifest, Reason> {
     let mut reason = None;
+    let quarantine = Quarantine::new(&boot.config);
     for (number, key) in keys.into_iter().enumerate() {
         if number > 0 {
             timeline.stage("lookup");
@@ -110,14 +107,17 @@ async fn first(
         };
         timeline.stage("host");
         let host = host_facts(boot).await?;
-        match best(&document, &key, place(&host, limit)) {
+        match best(&document, &key, place(&host, limit), &quarantine) {
             Ok(manifest) => {
                 timeline.key = Some(key.path());
                 return Ok(manifest);
             }
-            Err(why) if !matches!(reason, Some(Reason::Mismatch(_))) => reason = Some(why),
+            Err(why) if weight(&why) > reason.as_ref().map_or(0, weight) => reason = Some(why),
             Err(_) => {}
         }
+    }
+    if let Some(Reason::Quarantined(inmate)) = &reason {
+        timeline.snapshot = Some(inmate.snapshot.to_string());
     }
     Err(reason.unwrap_or(Reason::Miss))
 }
@@ -172,9 +172,33 @@ async fn host_facts(boot: &Boot) -> Result<HostFacts, Reason> {
     learned.map_err(Reason::Host)
 }
 
-fn best(document: &KeyDocument, key: &Key, place: Place<'_>) -> Result<Manifest, Reason> {
-    match choose(document, key, place) {
-        Ok(manifest) => Ok(manifest.clone()),
+/// How much a reason says of why there is nothing to restore.
+fn weight(reason: &Reason) -> u8 {
+    match reason {
+        Reason::Quarantined(_) => 2,
+        Reason::Mismatch(_) => 1,
+        _ => 0,
+    }
+}
+
+/// The best that fits and is not left alone on this node; where all that fit are, the reason is that of the best one.
+fn best(
+    document: &KeyDocument,
+    key: &Key,
+    place: Place<'_>,
+    quarantine: &Quarantine,
+) -> Result<Manifest, Reason> {
+    match fitting(document, key, place) {
+        Ok(manifests) => {
+            let mut left_alone = None;
+            for manifest in manifests {
+                match quarantine.check(&manifest.id()) {
+                    None => return Ok(manifest.clone()),
+                    Some(inmate) => left_alone = left_alone.or(Some(inmate)),
+                }
+            }
+            Err(left_alone.map_or(Reason::Miss, |inmate| Reason::Quarantined(Box::new(inmate))))
+        }
         // The first is that of the best candidate; a document without variants has none.
         Err(mut mismatches) if !mismatches.is_empty() => Err(Reason::Mismatch(mismatches.swap_remove(0))),
         Err(_) => Err(Reason::Miss),

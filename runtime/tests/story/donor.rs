@@ -24,6 +24,8 @@ pub(crate) struct Donor {
     pub(crate) rootfs: Vec<u8>,
     /// A processor feature that no machine has.
     pub(crate) rare_feature: Option<&'static str>,
+    /// Another kernel than this machine's.
+    pub(crate) kernel: Option<&'static str>,
     /// Scope that it is published for.
     pub(crate) scope: &'static str,
     /// Variables that may differ.
@@ -45,6 +47,7 @@ impl Donor {
             surplus_pages: 0,
             rootfs: tar,
             rare_feature: None,
+            kernel: None,
             scope: "default",
             ignore_env: Vec::new(),
         }
@@ -80,6 +83,7 @@ impl Donor {
             .await
             .unwrap();
         host.cpu.features.extend(self.rare_feature.map(str::to_owned));
+        host.kernel = self.kernel.map_or(host.kernel, str::to_owned);
         let spec = serde_json::from_value(world.spec.clone()).unwrap();
         let facts = Facts {
             ignore_env: &self.ignore_env,
