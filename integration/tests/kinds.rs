@@ -1,6 +1,7 @@
 //! Containers of many kinds, each captured and restored: rights, mounts, and what a process can hold open.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -99,7 +100,7 @@ mapped_file = open("/srv/mapped", "w+b"); mapped_file.truncate(4096); mapped = m
 memfd = os.memfd_create("thaw"); os.write(memfd, b"memory file")
 r, w = os.pipe(); os.write(w, b"piped")
 epoll = select.epoll(); epoll.register(r, select.EPOLLIN)
-libc = ctypes.CDLL(None); watch = libc.inotify_init(); libc.inotify_add_watch(watch, b"/dev/shm", 0x100)
+libc = ctypes.CDLL(None); watch = libc.inotify_init(); libc.inotify_add_watch(watch, b"/etc", 0x100)
 timer_hits = []
 signal.signal(signal.SIGALRM, lambda *_: timer_hits.append(1)); signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
 child = os.fork()
@@ -159,6 +160,68 @@ fn what_a_process_holds_comes_back() -> Result<()> {
                 .map(str::to_owned)
         };
         assert_eq!(facts(clone.log()?), facts(donor.log()?));
+    }
+    lab.done()
+}
+
+/// Watches on folders and files of many mounts: of the root filesystem where CRIU looks by itself and where it does not,
+/// of a folder and of a file of the host, and of a tmpfs. Answers the numbers of the watches that have fired.
+const WATCHES: &str = r#"
+import ctypes, os, select, struct, time
+libc = ctypes.CDLL(None)
+os.makedirs("/opt/a folder/#1", exist_ok=True)
+watched = ["/", "/etc/hostname", "/srv/server.py", "/opt/a folder/#1", "/usr", "/data", "/data/inner", "/one-file", "/dev/shm"]
+fd = libc.inotify_init()
+for number, path in enumerate(watched, 1):
+    assert libc.inotify_add_watch(fd, path.encode(), 0x106) == number, path
+print("ready", flush=True)
+while not os.path.exists("/srv/go"): time.sleep(0.05)
+for path in watched:
+    if os.path.isdir(path): open(path + "/made", "w").close()
+    else: os.chmod(path, 0o640)
+time.sleep(0.1)
+fired, events = set(), os.read(fd, 65536)
+while events:
+    number, _, _, length = struct.unpack("iIII", events[:16])
+    fired.add(number); events = events[16 + length:]
+print("fired:", *sorted(fired), flush=True)
+"#;
+
+/// The clone watches its own files, also where the donor's are still there.
+#[test]
+fn watches_come_back() -> Result<()> {
+    let Some(lab) = Lab::enter("watches_come_back") else {
+        return Ok(());
+    };
+    {
+        let run = |id: &str| -> Result<Run> {
+            let (folder, file) = (lab.path(id), lab.path(&format!("{id}.file")));
+            fs::create_dir_all(folder.join("inner"))?;
+            fs::write(&file, id)?;
+            let bind =
+                |from: &Path, to: &str| format!("type=bind,src={},dst={to},options=rbind:rw", from.display());
+            let (folder, file) = (bind(&folder, "/data"), bind(&file, "/one-file"));
+            let run = Run::new(id, "python").command(&["python3", "-c", WATCHES]);
+            let allow = "thaw.dev/persistent-mounts=allow";
+            Ok(run.flags(&["--mount", &folder, "--mount", &file, "--annotation", allow]))
+        };
+        let donor = run("donor")?.start()?;
+        until("the donor", Duration::from_secs(20), || {
+            Ok(donor.log()?.contains("ready").then_some(()))
+        })?;
+        lab.capture(&donor, &[])?;
+        let clone = run("clone")?.start()?;
+        clone.assert_restored()?;
+        for container in [&donor, &clone] {
+            container.sh("touch /srv/go")?;
+            assert_eq!(container.end()?, 0, "{}", container.log()?);
+            let log = container.log()?;
+            assert!(
+                log.contains("fired: 1 2 3 4 5 6 7 8 9"),
+                "{}: {log}",
+                container.id()
+            );
+        }
     }
     lab.done()
 }

@@ -345,6 +345,10 @@ fn a_warm_up_is_in_the_snapshot() -> Result<()> {
     lab.done()
 }
 
+/// A watch on a file that is deleted and still open.
+const NAMELESS_WATCH: &str = "held = open('/srv/held', 'w')\n\
+    assert libc.inotify_add_watch(libc.inotify_init(), b'/srv/held', 2) > 0\nos.unlink('/srv/held')";
+
 /// Prints a line when it holds what can't be dumped, and waits.
 fn holding(what: &str) -> String {
     format!("import ctypes, os, socket, time\n{what}\nprint('held', flush=True)\ntime.sleep(1000)")
@@ -369,10 +373,7 @@ fn what_criu_cannot_dump_is_refused_before_the_dump() -> Result<()> {
             "unsupported_socket",
             "s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)".to_owned(),
         ),
-        (
-            "inotify_overlay",
-            format!("{libc}assert libc.inotify_add_watch(libc.inotify_init(), b'/srv', 2) > 0"),
-        ),
+        ("inotify_overlay", format!("{libc}{NAMELESS_WATCH}")),
         (
             "unix_outside",
             "s = socket.socket(socket.AF_UNIX)\ns.connect('/host.sock')".to_owned(),

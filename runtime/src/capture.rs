@@ -337,11 +337,11 @@ pub async fn capture(
     let known = known.await.map_err(CaptureError::Identify)?;
     let host = find::host(config, &donor.runc).await?;
     let store = open(config)?;
-    prepare::prepare(config, request, &donor, &host, progress).await?;
+    let watched = prepare::prepare(config, request, &donor, progress).await?;
     cancel.check()?;
 
     progress.step(Step::Freeze);
-    let dump = freeze::take(config, request, &donor).await?;
+    let dump = freeze::take(config, request, &donor, &watched).await?;
     if request.stop && donor.connected {
         donor.note_lock(&config.state);
     }

@@ -34,6 +34,7 @@ pub mod mounts;
 pub mod pagemap;
 pub mod seccomp;
 pub mod stats;
+pub mod irmap;
 pub mod check;
 
 pub use check::{CheckError, check};

@@ -84,14 +84,18 @@ async fn let_go(donor: &Donor, request: &Request) -> Result<(), CaptureError> {
 }
 
 /// Deleted files that are still open travel in the images, up to 64 MiB each (CRIU's default is 1 MiB). Without a
-/// connection there is nothing for the network lock to protect, and it costs two program starts.
+/// connection there is nothing for the network lock to protect, and it costs two program starts. A watch is carried
+/// over by its name or not at all (`force-irmap`): by its handle it would be of the donor's file, where that still is.
 fn criu_options(donor: &Donor, script: &Path) -> String {
     let lock = if donor.connected {
         ""
     } else {
         "network-lock skip\n"
     };
-    format!("ghost-limit 64M\naction-script {}\n{lock}", script.display())
+    format!(
+        "ghost-limit 64M\nforce-irmap\naction-script {}\n{lock}",
+        script.display()
+    )
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use thaw_config::NodeConfig;
 
 use super::find::Donor;
+use super::refuse::Watched;
 use super::room::Room;
 use super::{CaptureError, Request, RootfsError, dump};
 use crate::rootfs::{self, Marks};
@@ -41,8 +42,12 @@ pub(super) async fn take(
     config: &NodeConfig,
     request: &Request,
     donor: &Donor,
+    watched: &Watched,
 ) -> Result<Dump, CaptureError> {
     let directory = Room::make(config)?;
+    let work = directory.path().join("work");
+    let told = watched.write(&work);
+    told.map_err(|source| CaptureError::Room { path: work, source })?;
     let tar = directory.path().join("rootfs.tar");
     let words = directory.path().join("rootfs.err");
     let script = directory.path().join("while-frozen");

@@ -1,11 +1,10 @@
 //! Before the freeze: is it ready, warm, and of a kind that can be dumped?
 
 use thaw_config::NodeConfig;
-use thaw_snapshot::HostFacts;
 use thaw_store::PutMode;
 
 use super::find::Donor;
-use super::refuse::{self, Refusal};
+use super::refuse::{self, Refusal, Watched};
 use super::{CaptureError, Progress, Request, Step};
 use crate::ready;
 use crate::record::Record;
@@ -14,9 +13,8 @@ pub(super) async fn prepare(
     config: &NodeConfig,
     request: &Request,
     donor: &Donor,
-    host: &HostFacts,
     progress: &dyn Progress,
-) -> Result<(), CaptureError> {
+) -> Result<Watched, CaptureError> {
     progress.step(Step::Warm);
     let refused = CaptureError::Refused;
     if request.mode == PutMode::IfAbsent && !donor.can_be_proven() {
@@ -38,5 +36,5 @@ pub(super) async fn prepare(
             warm.map_err(|source| refused(Refusal::Warmup(source)))?;
         }
     }
-    refuse::check(donor, config.capture.max_memory, &host.criu).await
+    refuse::check(donor, config.capture.max_memory).await
 }

@@ -15,8 +15,10 @@ use crate::ready::NotReady;
 use crate::task::tree;
 
 mod files;
-mod notify;
 mod sockets;
+mod watches;
+
+pub(super) use watches::Watched;
 
 /// Namespaces that CRIU restores for all processes of a container together.
 const SHARED: [&str; 4] = ["user", "uts", "ipc", "net"];
@@ -86,18 +88,16 @@ pub enum Refusal {
         /// What /proc calls it.
         path: PathBuf,
     },
-    /// CRIU can't find again what is watched.
+    /// Nobody could find again what is watched.
     #[error(
-        "process {pid} watches files of the container's root filesystem with inotify (descriptor {fd}), which CRIU \
-         {criu} can't dump on an overlay"
+        "process {pid} watches a file that has no name in the container, such as a deleted one (inotify or fanotify, \
+         descriptor {fd}); a restore could not watch it again"
     )]
     Notify {
         /// Host pid.
         pid: i32,
         /// Its descriptor.
         fd: u32,
-        /// The version.
-        criu: String,
     },
     /// A debugger is attached; CRIU needs its place.
     #[error("process {pid} is traced by process {tracer}")]
@@ -158,25 +158,27 @@ impl Refusal {
     }
 }
 
-/// Looks at every process of the container.
-pub(super) async fn check(donor: &Donor, limit: u64, criu: &str) -> Result<(), CaptureError> {
-    let (init, criu) = (donor.pid, criu.to_owned());
-    let work = tokio::task::spawn_blocking(move || look(init, limit, &criu));
+/// Looks at every process of the container; answers what they watch, by name.
+pub(super) async fn check(donor: &Donor, limit: u64) -> Result<Watched, CaptureError> {
+    let init = donor.pid;
+    let work = tokio::task::spawn_blocking(move || look(init, limit));
     work.await
         .map_err(|_error| CaptureError::Thread { step: "look" })?
         .map_err(CaptureError::Refused)
 }
 
-fn look(init: i32, limit: u64, criu: &str) -> Result<(), Refusal> {
+fn look(init: i32, limit: u64) -> Result<Watched, Refusal> {
     let pids = tree(init);
     memory(&pids, limit)?;
     let mut unix = sockets::Unix::default();
+    let mut watches = watches::Watches::default();
     for &pid in &pids {
         traced(pid)?;
         namespaces(init, pid)?;
-        files::check(pid, &mut unix, criu)?;
+        files::check(pid, &mut unix, &mut watches)?;
     }
-    unix.check(init)
+    unix.check(init)?;
+    watches.find(init)
 }
 
 /// An estimate from above: pages that forked processes still share are counted for each, as CRIU writes them.

@@ -5,7 +5,8 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{Refusal, field, mounts, notify, sockets};
+use super::watches::Watches;
+use super::{Refusal, field, mounts, sockets};
 
 /// Kernel objects behind a descriptor that no restore can make again, by the beginning of their name in /proc.
 const OBJECTS: [&str; 8] = [
@@ -22,7 +23,7 @@ const OBJECTS: [&str; 8] = [
 /// The name of an io_uring, as a descriptor and as a mapping.
 const IO_URING: &str = "anon_inode:[io_uring]";
 
-pub(super) fn check(pid: i32, unix: &mut sockets::Unix, criu: &str) -> Result<(), Refusal> {
+pub(super) fn check(pid: i32, unix: &mut sockets::Unix, watches: &mut Watches) -> Result<(), Refusal> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
     if maps.contains(IO_URING) {
         return Err(Refusal::IoUring { pid });
@@ -44,8 +45,12 @@ pub(super) fn check(pid: i32, unix: &mut sockets::Unix, criu: &str) -> Result<()
             link: &link,
             place: &entry.path(),
         };
-        held.check(&mounts, criu)?;
-        if link.to_string_lossy().starts_with("socket:") {
+        held.check(&mounts)?;
+        let name = link.to_string_lossy();
+        if name == "anon_inode:inotify" || name == "anon_inode:[fanotify]" {
+            watches.note(pid, fd)?;
+        }
+        if name.starts_with("socket:") {
             sockets::check(pid, fd, &entry.path())?;
             unix.note(pid, fd, &link);
         }
@@ -62,7 +67,7 @@ struct Held<'a> {
 }
 
 impl Held<'_> {
-    fn check(&self, mounts: &BTreeSet<u64>, criu: &str) -> Result<(), Refusal> {
+    fn check(&self, mounts: &BTreeSet<u64>) -> Result<(), Refusal> {
         let (pid, fd) = (self.pid, self.fd);
         let name = self.link.to_string_lossy();
         if name == IO_URING {
@@ -74,9 +79,6 @@ impl Held<'_> {
                 fd,
                 what: name.into_owned(),
             });
-        }
-        if name == "anon_inode:inotify" || name == "anon_inode:[fanotify]" {
-            return notify::check(pid, fd, criu);
         }
         if name.starts_with('/') && !name.starts_with("/memfd:") && self.is_outside(mounts) {
             return Err(Refusal::FileOutside {
@@ -120,9 +122,9 @@ mod tests {
             link: file.path(),
             place: &place,
         };
-        assert!(held.check(&mounts(own), "4.2").is_ok());
+        assert!(held.check(&mounts(own)).is_ok());
         assert!(matches!(
-            held.check(&BTreeSet::new(), "4.2"),
+            held.check(&BTreeSet::new()),
             Err(Refusal::FileOutside { .. })
         ));
         let userfault = Held {
@@ -130,7 +132,7 @@ mod tests {
             ..held
         };
         assert!(matches!(
-            userfault.check(&mounts(own), "4.2"),
+            userfault.check(&mounts(own)),
             Err(Refusal::Descriptor { .. })
         ));
     }
