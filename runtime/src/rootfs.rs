@@ -28,10 +28,12 @@ mod apply;
 mod place;
 mod clear;
 mod overlay;
+mod mount;
 
 pub use apply::{ApplyError, apply};
 pub use clear::clear;
 pub use diff::{DiffError, diff};
+pub use mount::{compact_overlay, mount_overlay};
 pub use overlay::{Overlay, unescape};
 
 /// Prefix of the entry that removes a file.

@@ -176,7 +176,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         _ => Context::new(cli.global)?,
     };
     if let Verb::Capture(_) = cli.verb {
-        crate::self_capture::private_mounts().context("can't get mounts of its own for the proof (root?)")?;
+        thaw_runc::leave_mounts().context("can't get mounts of its own for the proof (root?)")?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -2,7 +2,6 @@
 
 mod options;
 mod idmap;
-mod overlay;
 mod premounted;
 mod table;
 
@@ -15,6 +14,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use thaw_runc::Spawner;
+use thaw_runtime::rootfs::mount_overlay;
 
 use idmap::Namespaces;
 pub use idmap::{HoldError, IdMap, MapError, NamespaceError, USER_NAMESPACE_VERB, hold_user_namespace};
@@ -190,8 +190,8 @@ fn mount_one(one: &Mount, at: &Path, namespaces: &Namespaces) -> io::Result<()> 
 /// Mounts it but for its propagation and its id mapping.
 fn attach(one: &Mount, at: &Path, parsed: &Parsed) -> io::Result<()> {
     let bind = parsed.flags.contains(MsFlags::MS_BIND);
-    if one.kind == "overlay" && overlay::too_long(&parsed.data) {
-        overlay::mount_compact(&one.source, at, parsed.flags, &parsed.data)?;
+    if one.kind == "overlay" {
+        mount_overlay(&one.source, at, parsed.flags, &parsed.data)?;
     } else {
         let kind = (!bind).then_some(one.kind.as_str());
         mount(

@@ -3,9 +3,8 @@
 
 use std::io;
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use thaw_config::{ConfigError, NodeConfig};
+use thaw_runc::leave_mounts;
 use thaw_runtime::capture::{WhenReadyError, capture_when_ready};
 
 use crate::flags::{FlagError, Flags};
@@ -35,7 +34,8 @@ pub(crate) fn run(args: impl IntoIterator<Item = String>) -> Result<(), SelfCapt
     // Without a log it still works, and its record says what became of it.
     logger::install(&flags.id, &flags.namespace, flags.debug).ok();
     let config = NodeConfig::load(None).map_err(SelfCaptureError::Config)?.config;
-    private_mounts().map_err(SelfCaptureError::Mounts)?;
+    // What is mounted for the proof goes with this process, however it ends.
+    leave_mounts().map_err(SelfCaptureError::Mounts)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -46,17 +46,4 @@ pub(crate) fn run(args: impl IntoIterator<Item = String>) -> Result<(), SelfCapt
     // Not waiting for its threads: one may hang on a store.
     runtime.shutdown_background();
     captured.map_err(|error| SelfCaptureError::Capture(Box::new(error)))
-}
-
-/// What is mounted for the proof goes with this process, however it ends. To be called before there is a second
-/// thread, which would stay outside.
-pub(crate) fn private_mounts() -> nix::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_SLAVE,
-        None::<&str>,
-    )
 }

@@ -37,4 +37,4 @@ pub use hook::{Hook, HookError};
 pub use restore::RestoreOptions;
 pub use spawn::{Exit, PlainSpawner, Spawner};
 pub use state::{State, Status};
-pub use sys::{die_with_parent, reap};
+pub use sys::{die_with_parent, leave_mounts, reap};

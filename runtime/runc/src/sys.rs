@@ -30,23 +30,22 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
 /// `runc restore` bind-mounts the root filesystem below its state directory; when it is killed, that mount would
 /// stay, and `runc delete --force` would then empty the root filesystem through it.
 pub(crate) fn private_mounts(command: &mut Command) -> &mut Command {
-    use nix::mount::{MsFlags, mount};
-    use nix::sched::{CloneFlags, unshare};
     // SAFETY: the closure runs between fork and exec and makes two system calls with constant arguments; nix's
     // wrappers copy short paths to the stack, so nothing is allocated and no lock is taken.
-    unsafe {
-        command.pre_exec(|| {
-            unshare(CloneFlags::CLONE_NEWNS)?;
-            mount(
-                None::<&str>,
-                "/",
-                None::<&str>,
-                MsFlags::MS_REC | MsFlags::MS_SLAVE,
-                None::<&str>,
-            )
-            .map_err(io::Error::from)
-        })
-    }
+    unsafe { command.pre_exec(|| leave_mounts().map_err(io::Error::from)) }
+}
+
+/// Gives the calling thread a mount namespace of its own, into which mounts of others still go and out of which none
+/// come: what it mounts ends with it. To be called before there is a second thread, which would stay outside.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn leave_mounts() -> nix::Result<()> {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let flags = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
 }
 
 /// Takes one ended child: `pid`, or any when `None`. Blocks when `block` is set; otherwise `Ok(None)` means that

@@ -81,7 +81,7 @@ fn parse(line: &str, path: &Path) -> Option<Overlay> {
     if of_filesystem.contains('\\') {
         return None;
     }
-    let base = path.parent()?.parent()?;
+    let base = base(of_filesystem, path)?;
     let of_filesystem = of_filesystem.split(',').map(|option| absolute(option, base));
     let options: Vec<String> = mount
         .get(5)?
@@ -104,8 +104,17 @@ fn parse(line: &str, path: &Path) -> Option<Overlay> {
     })
 }
 
-/// Docker names the directories relative to its own when the options would not fit into a page otherwise
-/// (`mountFrom` of its overlay2 driver); its mount points lie two levels below.
+/// From where directories are named when the options would not fit into a page otherwise. Docker names all of them from
+/// its own directory (`mountFrom` of its overlay2 driver), two levels above its mount points. containerd, and so thaw,
+/// names only the lower ones, from the directory that they have in common; that of a snapshotter has the upper one too
+/// (`snapshots/7/fs`).
+fn base<'a>(of_filesystem: &'a str, path: &'a Path) -> Option<&'a Path> {
+    let mut options = of_filesystem.split(',');
+    let upper = Path::new(options.find_map(|option| option.strip_prefix("upperdir="))?);
+    let near = if upper.is_absolute() { upper } else { path };
+    near.parent()?.parent()
+}
+
 fn absolute(option: &str, base: &Path) -> String {
     let Some((name @ ("lowerdir" | "upperdir" | "workdir"), paths)) = option.split_once('=') else {
         return option.to_owned();
@@ -174,6 +183,15 @@ mod tests {
         assert_eq!(found.upper, Path::new("/d/o/c3/diff"));
         assert!(found.options.contains(&"lowerdir=/d/o/l/A:/d/o/l/B".to_owned()));
         assert_eq!((found.shared, found.slave, found.covered), (false, true, true));
+    }
+
+    #[test]
+    fn relative_lower_directories_alone_are_those_of_containerd() {
+        let info = "31 1 0:2 / /run/b/rootfs rw - overlay overlay \
+                    rw,lowerdir=12/fs:1/fs,upperdir=/s/snapshots/9/fs,workdir=/s/snapshots/9/work";
+        let found = find(info.as_bytes(), Path::new("/run/b/rootfs")).unwrap();
+        let lower = "lowerdir=/s/snapshots/12/fs:/s/snapshots/1/fs".to_owned();
+        assert!(found.options.contains(&lower), "{:?}", found.options);
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, MsFlags, umount2};
 
 use super::ProofError;
 use crate::boot;
-use crate::rootfs::Overlay;
+use crate::rootfs::{Overlay, mount_overlay};
 
 /// The donor's root filesystem as the snapshotter had prepared it: its lower directories under a new upper one.
 #[derive(Debug)]
@@ -81,13 +81,7 @@ pub(super) fn view(directory: &Path, room: &Path) -> Result<PathBuf, ProofError>
 }
 
 fn overlay(at: &Path, options: &str) -> io::Result<()> {
-    Ok(mount(
-        Some("overlay"),
-        at,
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(options),
-    )?)
+    mount_overlay("overlay", at, MsFlags::empty(), options)
 }
 
 fn upper_and_work(room: &Path) -> Result<(PathBuf, PathBuf), ProofError> {

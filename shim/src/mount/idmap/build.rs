@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::thread;
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::mount::mount;
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use thaw_runtime::rootfs::compact_overlay;
 
-use super::super::{Mount, Parsed, attach, overlay};
+use super::super::{Mount, Parsed, attach};
 use crate::sys;
 
 /// Mounts `one` at `at` with the ids of its files mapped as `namespace` has them.
@@ -39,9 +39,7 @@ pub(in crate::mount) fn mount_mapped(
 fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let work = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNS)?;
-            let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
-            mount(None::<&str>, "/", None::<&str>, slave, None::<&str>)?;
+            thaw_runc::leave_mounts()?;
             work()
         });
         work.join()
@@ -57,7 +55,7 @@ fn overlay_on_mapped(
     parsed: &Parsed,
     namespace: BorrowedFd<'_>,
 ) -> io::Result<OwnedFd> {
-    let (common, data) = overlay::compact(&parsed.data)
+    let (common, data) = compact_overlay(&parsed.data)
         .filter(|(common, _)| common != "/")
         .ok_or_else(|| {
             io::Error::new(
