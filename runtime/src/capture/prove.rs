@@ -19,7 +19,7 @@ use thaw_store::{OpenError, Packed, PublishError, PutMode};
 use super::find::Donor;
 use super::publish::About;
 use super::{CaptureError, Request};
-use crate::boot::{self, Boot, CreateError, Created, ResumeError};
+use crate::boot::{self, Boot, CreateError, Created, Reason, ResumeError};
 use crate::identify::{Identified, Identify, IdentifyError};
 use crate::key::{Start, read_bundle};
 use crate::ready::{self, NotReady, Place};
@@ -90,6 +90,11 @@ pub enum ProofError {
     /// The snapshot can't be restored here.
     #[error("restore it once on this node")]
     Restore(#[source] Box<CreateError>),
+    /// It needs an interface, and the scratch container has only a loopback one.
+    #[error(
+        "restore it once on this node, in a network without interfaces; `thaw capture --no-proof` leaves the proof out"
+    )]
+    Interface(#[source] Box<CreateError>),
     /// It came back and does not run.
     #[error("let the restored processes run")]
     Resume(#[source] ResumeError),
@@ -125,6 +130,13 @@ pub(super) async fn prove(
     proof.tried().await.map_err(CaptureError::Proof)
 }
 
+fn refused(error: CreateError) -> ProofError {
+    match error {
+        CreateError::Required(Reason::Socket(_)) => ProofError::Interface(Box::new(error)),
+        _ => ProofError::Restore(Box::new(error)),
+    }
+}
+
 /// What is to be proved.
 #[derive(Debug)]
 struct Proof<'a> {
@@ -158,7 +170,7 @@ impl Proof<'_> {
             no_new_keyring: false,
         };
         let created = boot.create(&asked, &rootfs, &streams).await;
-        let created = created.map_err(|error| ProofError::Restore(Box::new(error)))?;
+        let created = created.map_err(refused)?;
         self.watch(created, &scratch).await
     }
 
