@@ -9,6 +9,9 @@ use tokio::sync::watch;
 use super::phase::Phase;
 use crate::io::{Attached, Spec};
 
+/// What waiters of an exec that never ran are told.
+const NEVER_RAN: u32 = 255;
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct End {
@@ -71,6 +74,21 @@ impl Process {
         self.end.subscribe()
     }
 
+    /// Its start is on its way. What waiters were told of an earlier one that failed is forgotten.
+    pub(super) fn set_starting(&mut self) {
+        self.starting = true;
+        self.end.send_replace(None);
+    }
+
+    /// Its start has failed: nobody has to wait any longer, but as under the stock shim it still counts as created.
+    pub(super) fn never_ran(&mut self) {
+        self.starting = false;
+        self.end.send_replace(Some(End {
+            status: NEVER_RAN,
+            at: SystemTime::now(),
+        }));
+    }
+
     /// Notes the end and wakes everybody who waits for it.
     pub(super) fn set_ended(&mut self, end: End) {
         self.phase = Phase::Stopped;
@@ -81,6 +99,18 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_that_fails() {
+        let mut process = Process::new(Spec::default());
+        let waiter = process.watch();
+        process.set_starting();
+        process.never_ran();
+        assert_eq!(waiter.borrow().map(|end| end.status), Some(NEVER_RAN));
+        assert_eq!((process.phase, process.starting), (Phase::Created, false));
+        process.set_starting();
+        assert_eq!(process.ended(), None);
+    }
 
     #[test]
     fn exit_codes() {

@@ -15,9 +15,6 @@ use super::refusal::Refusal;
 use super::registry::Target;
 use crate::io::{Attached, Prepared};
 
-/// What waiters of an exec that never ran are told.
-const NEVER_RAN: u32 = 255;
-
 impl Shim {
     pub(super) async fn start(self: &Arc<Self>, id: &str, exec_id: &str) -> Result<u32, Refusal> {
         let container = self.container(id)?;
@@ -98,7 +95,7 @@ impl Shim {
             if process.starting {
                 return Err(Refusal::precondition("the process is being started"));
             }
-            process.starting = true;
+            process.set_starting();
             state.live_execs += 1;
         }
         match self.run_exec(container, exec_id).await {
@@ -106,11 +103,7 @@ impl Shim {
             Err(refusal) => {
                 let mut state = container.state();
                 if let Ok(process) = state.process(exec_id) {
-                    process.starting = false;
-                    process.set_ended(End {
-                        status: NEVER_RAN,
-                        at: std::time::SystemTime::now(),
-                    });
+                    process.never_ran();
                 }
                 self.exec_gone(container, &mut state);
                 Err(refusal)
