@@ -51,3 +51,6 @@ impl Namespaces {
         self.0.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;

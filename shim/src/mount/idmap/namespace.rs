@@ -156,7 +156,8 @@ async fn refusal(child: &mut Child) -> io::Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(&words).trim().to_owned()))
 }
 
-fn map_and_open(pid: u32, map: &IdMap) -> Result<OwnedFd, NamespaceError> {
+/// Writes the mapping of the new namespace of a process, and opens the namespace.
+pub(super) fn map_and_open(pid: u32, map: &IdMap) -> Result<OwnedFd, NamespaceError> {
     for (name, text) in [("uid_map", map.users()), ("gid_map", map.groups())] {
         let file = format!("/proc/{pid}/{name}");
         // In one call of `write`, as the kernel asks for.
