@@ -39,5 +39,4 @@ fn annotations_are_spelled_as_in_the_code() {
     let nerdctl = include_str!("../examples/nerdctl.md");
     assert!(kubernetes.contains(&format!("{}: IfPresent", thaw_config::ANNOTATION_POLICY)));
     assert!(nerdctl.contains(&format!("{}=Never", thaw_config::ANNOTATION_POLICY)));
-    assert!(nerdctl.contains(&format!("{}=close", thaw_config::ANNOTATION_TCP)));
 }
