@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use thaw_integration::{Cluster, FakeCriu, Pod, Way, cell, cell_moot, cell_refused, ok, until};
+use thaw_integration::{Cluster, FakeCriu, Pod, THAW, Way, cell, cell_moot, cell_refused, ok, until};
 
 const CLIENT: &str = "Kubernetes";
 /// The container of the example.
@@ -308,6 +308,29 @@ fn has_several(cluster: &Cluster, pod: &Pod, way: Way) -> Result<()> {
     Ok(())
 }
 
+/// The image of the pod's server has the key that it has when `ctr` runs it.
+fn has_the_image_key_of_ctr(cluster: &Cluster, pod: &Pod, way: Way) -> Result<()> {
+    let ctr = ["ctr", "-n", "k8s.io"];
+    let image = "localhost/thaw/python:latest";
+    let words = [
+        "run",
+        "--detach",
+        "--runtime",
+        THAW,
+        image,
+        "by-ctr",
+        "sleep",
+        "100",
+    ];
+    ok(&[&ctr[..], &words].concat())?;
+    let outcome = cluster.outcome_of("by-ctr");
+    ok(&[&ctr[..], &["task", "delete", "--force", "by-ctr"]].concat())?;
+    ok(&[&ctr[..], &["container", "delete", "by-ctr"]].concat())?;
+    assert_eq!(cluster.outcome(pod, WEB)?.image_key()?, outcome?.image_key()?);
+    cell(CLIENT, "image key as with ctr", way);
+    Ok(())
+}
+
 /// Of the containers of a pod only the one with a snapshot is restored, and while it is, the others answer.
 #[test]
 fn containers_of_one_pod() -> Result<()> {
@@ -316,8 +339,10 @@ fn containers_of_one_pod() -> Result<()> {
     };
     let donor = donor_of(&cluster)?;
     has_several(&cluster, &donor, Way::Cold)?;
+    has_the_image_key_of_ctr(&cluster, &donor, Way::Cold)?;
     let clone = clone_of(&cluster, &donor)?;
     has_several(&cluster, &clone, Way::Restored)?;
+    has_the_image_key_of_ctr(&cluster, &clone, Way::Restored)?;
 
     cluster.lab.configure("deadlines.restore = \"120s\"")?;
     cluster.scale(WEB, 0)?;
