@@ -66,6 +66,8 @@ class Publishing:
     """A client that publishes a port of each container in the network namespace `host`."""
 
     port = 20000
+    # Each container gets fresh volumes where its image declares some.
+    allow = ["--annotation", "thaw.dev/persistent-mounts=allow"]
 
     def prepare(self, name, url):
         # A port of its own for each: nothing of the last container may answer in place of the next.
@@ -133,7 +135,7 @@ class Docker(Publishing):
         return call("docker", "--host", f"unix://{self.folder}/socket", *words)
 
     def run(self, name, workload, flags):
-        self.docker("run", "--detach", *flags, "--name", name, "--hostname", name, "--publish", self.publish,
+        self.docker("run", "--detach", *self.allow, *flags, "--name", name, "--hostname", name, "--publish", self.publish,
                     f"localhost/thaw/{workload}")
 
     def log(self, name):
@@ -162,7 +164,7 @@ class Nerdctl(Publishing):
         quietly("ip", "netns", "delete", self.host)
 
     def run(self, name, workload, flags):
-        call("nerdctl", "run", "--detach", *flags, "--name", name, "--hostname", name, "--publish", self.publish,
+        call("nerdctl", "run", "--detach", *self.allow, *flags, "--name", name, "--hostname", name, "--publish", self.publish,
              f"localhost/thaw/{workload}:latest")
 
     def log(self, name):

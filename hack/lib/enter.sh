@@ -101,9 +101,11 @@ if [ -n "${LAB_OTHER_CONTAINERD:-}" ]; then
         bind_in "$LAB_OTHER_CONTAINERD/$program" "/usr/bin/$program" ro
     done
 fi
-if [ -n "${LAB_TOOLS:-}" ]; then
-    bind_in "$LAB_TOOLS" /opt/tools ro
-fi
+path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/src/target/$LAB_PROFILE
+for tools in ${LAB_TOOLS:-}; do
+    bind_in "$tools" "/opt/${tools##*/}" ro
+    path+=:/opt/${tools##*/}
+done
 if [ -n "$LAB_S3" ]; then
     bind_in "$LAB_S3/s3s-fs" /usr/local/bin/s3s-fs ro
     bind_in "$run/disk/s3" /var/lib/s3 rw
@@ -125,5 +127,5 @@ while IFS= read -r -d '' pair; do
     case $pair in THAW_* | RUST_* | LAB_* | CI=* | TERM=* | NO_COLOR=*) keep+=("$pair") ;; esac
 done < <(env -0)
 exec env -i "${keep[@]}" HOME=/root LANG=C.UTF-8 THAW_LAB="$name" THAW_LAB_IMAGES=/images \
-    PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/src/target/$LAB_PROFILE${LAB_TOOLS:+:/opt/tools}" \
+    PATH="$path" \
     bash /src/hack/lib/init.sh "$@"

@@ -110,6 +110,7 @@ def config(recipe, layers):
             "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"] + recipe.get("env", []),
             "WorkingDir": recipe.get("cwd", "/"),
             "User": recipe.get("user", ""),
+            "Volumes": {path: {} for path in recipe.get("volumes", [])},
         },
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for _, digest in layers]},
         "history": [{"created": EPOCH, "created_by": "hack/lab image"} for _ in layers],

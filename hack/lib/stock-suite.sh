@@ -6,6 +6,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/public-names.sh"
 
 serve_public_names
+push_public_names "${containerd_names[@]}"
 # The root filesystem of the lab is an overlay, which can't be the upper directory of another one.
 mkdir -p /var/lib/containerd/suite /var/lib/containerd-test
 mount --bind /var/lib/containerd/suite /var/lib/containerd-test

@@ -8,7 +8,8 @@ trap 'echo "error: line $LINENO of $0 failed" >&2' ERR
 
 program=$1 seconds=$2
 serve_public_names
-image=${public_names[0]}
+push_public_names "${containerd_names[@]}"
+image=${containerd_names[0]}
 ctr image pull --local "$image" >/dev/null
 started=$(pgrep -x containerd)
 

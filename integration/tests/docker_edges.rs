@@ -255,7 +255,10 @@ fn docker_restores_checkpoints_of_its_own() -> Result<()> {
 fn as_the_readme_says(lab: &Lab, store: ImageStore) -> Result<()> {
     lab.forget()?;
     let docker = Docker::start(store)?;
-    docker.ok(&["tag", "localhost/thaw/python", "redmine:6"])?;
+    // It declares a volume, as the real one does.
+    docker.ok(&["create", "--name", "base", "localhost/thaw/python"])?;
+    docker.ok(&["commit", "--change", "VOLUME /files", "base", "redmine:6"])?;
+    docker.ok(&["rm", "base"])?;
     let web = Docked::named(&docker, "web", 0);
     let web2 = Docked::named(&docker, "web2", 0);
     quick_start("docker run", &format!("DOCKER_HOST={}", Docker::HOST), || {

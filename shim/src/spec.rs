@@ -86,7 +86,7 @@ impl Spec {
     }
 
     /// The cgroup path has the form `slice:prefix:name` of the systemd driver. Clients that know a runtime only by
-    /// name set the path but cannot say which driver it is for.
+    /// name set the path but cannot say which driver it is for (nerdctl, Docker, CRI without options of the handler).
     #[must_use]
     pub fn systemd_cgroup(&self) -> bool {
         let path = &self.linux.cgroups_path;

@@ -19,8 +19,8 @@ fn about_the_container(reason: &str) -> Option<&'static str> {
         "restart_attempt" => "nothing: it starts cold until its pod is replaced",
         "privileged" | "devices" => "give it no devices of the host: what they hold is in no snapshot",
         "persistent_mount" => {
-            "mount it read-only; or, if the application copes with newer files than its memory knows, annotate the \
-             container with thaw.dev/persistent-mounts=allow"
+            "mount it read-only; or, if the application copes with other files than its memory knows (as with a fresh \
+             volume that the image declares), annotate the container with thaw.dev/persistent-mounts=allow"
         }
         "memory_limit" => {
             "raise the container's memory limit, or capture a container that uses less; `thaw inspect` shows how much"

@@ -165,9 +165,6 @@ impl Shim {
                 .map_err(|error| Refusal::invalid(thaw_runtime::words::chain(&error)))?,
             None => None,
         };
-        let systemd = given
-            .as_ref()
-            .map_or_else(|| spec.systemd_cgroup(), |options| options.systemd_cgroup);
         let options = given.unwrap_or_default();
         let bundle = Path::new(&request.bundle);
         options.save(bundle).map_err(|error| Refusal::failure(&error))?;
@@ -176,7 +173,8 @@ impl Shim {
             options.root(&self.namespace),
             self.reaper.clone(),
         );
-        runc.systemd_cgroup = systemd;
+        // Options may come without a word on the driver: those of a pod with users of its own hold its ids alone.
+        runc.systemd_cgroup = options.systemd_cgroup || spec.systemd_cgroup();
         runc.log = Some(bundle.join("log.json"));
         Ok((options, runc))
     }

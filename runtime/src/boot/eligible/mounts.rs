@@ -26,9 +26,9 @@ const EPHEMERAL: [&str; 11] = [
 
 /// Can it write to nothing that outlives it?
 pub(super) fn check(spec: &Spec) -> Result<(), Ineligible> {
-    let of_pod = annotation(spec, cri::SANDBOX_ID).is_some();
+    let pod = annotation(spec, cri::SANDBOX_ID).is_some();
     let mounts = spec.mounts().as_deref().unwrap_or_default();
-    match mounts.iter().find(|mount| is_persistent(mount, of_pod)) {
+    match mounts.iter().find(|mount| is_persistent(mount, pod)) {
         None => Ok(()),
         Some(mount) => Err(Ineligible::PersistentMount {
             destination: mount.destination().to_string_lossy().into_owned(),
@@ -36,7 +36,7 @@ pub(super) fn check(spec: &Spec) -> Result<(), Ineligible> {
     }
 }
 
-fn is_persistent(mount: &Mount, of_pod: bool) -> bool {
+fn is_persistent(mount: &Mount, pod: bool) -> bool {
     let options = mount.options().as_deref().unwrap_or_default();
     // The last one wins, as in runc.
     let access = options
@@ -54,8 +54,11 @@ fn is_persistent(mount: &Mount, of_pod: bool) -> bool {
     let of_client = OF_THE_CLIENT
         .iter()
         .any(|known| mount.destination() == Path::new(known));
-    let of_kubelet = || mount.source().as_deref().is_some_and(is_of_kubelet);
-    !(of_client || of_pod && of_kubelet())
+    let of_pod = || {
+        let source = mount.source().as_deref();
+        source.is_some_and(|source| is_of_kubelet(source) || is_of_image(source))
+    };
+    !(of_client || pod && of_pod())
 }
 
 /// An emptyDir, the file for the last words of a container, or the pod's hosts: they go with the pod. The kubelet keeps
@@ -72,6 +75,18 @@ fn is_of_kubelet(source: &Path) -> bool {
         [.., "etc-hosts"] => below(1),
         _ => false,
     }
+}
+
+/// A volume that the image declares: CRI makes a folder with the image's files for each container, and removes it with
+/// the container (containerd, `volumeMounts` in `container_create.go`). Docker and nerdctl keep theirs among all other
+/// volumes, where nothing tells whether it held another container's files before.
+fn is_of_image(source: &Path) -> bool {
+    let parts: Vec<&str> = source.iter().filter_map(|part| part.to_str()).collect();
+    let ends = matches!(
+        parts.as_slice(),
+        [.., "io.containerd.grpc.v1.cri", "containers", _container, "volumes", _volume]
+    );
+    ends && !parts.contains(&"..")
 }
 
 #[cfg(test)]
@@ -97,6 +112,7 @@ mod tests {
         }
     }
 
+    const IMAGE_VOLUME: &str = "/c/io.containerd.grpc.v1.cri/containers/c1/volumes/v1";
     const EMPTY_DIR: &str = "/var/lib/kubelet/pods/5f0e/volumes/kubernetes.io~empty-dir/tmp";
 
     #[test]
@@ -112,6 +128,7 @@ mod tests {
             (false, ("/dev/shm", "bind", "/run/shm", &["rbind", "rw"])),
             (true, ("/scratch", "bind", EMPTY_DIR, &["rbind", "rw"])),
             (true, ("/dev/last", "bind", last, &["rbind", "rw"])),
+            (true, ("/files", "bind", IMAGE_VOLUME, &["rbind", "rw"])),
         ] {
             assert_eq!(refused(pod, mount), None, "{mount:?}");
         }
@@ -129,6 +146,8 @@ mod tests {
             (false, ("/data", "bind", "/srv/data", &["ro", "rw"])),
             (false, ("/data", "nfs", "server:/data", &[])),
             (false, ("/scratch", "bind", EMPTY_DIR, &["rbind", "rw"])),
+            (false, ("/files", "bind", IMAGE_VOLUME, &["rbind", "rw"])),
+            (true, ("/x", "bind", "/srv/containers/c1/volumes/v1", &["rbind"])),
             (true, ("/x", "bind", of_csi, &["rbind"])),
             (true, ("/x", "bind", elsewhere, &["rbind"])),
             (true, ("/x", "bind", up, &["rbind"])),
