@@ -36,6 +36,7 @@ mod ask;
 mod fetch;
 mod verify;
 mod rights;
+mod mounts;
 mod rewrite;
 mod identity;
 mod sockets;
@@ -57,12 +58,13 @@ pub use announce::Announce;
 pub use begun::{Begun, LeftError, undo_begun, undo_begun_now};
 pub use blame::put_aside;
 pub use hooks::{HooksError, POSTSTOP_VERB, run_poststop};
+pub use mounts::MountsError;
 pub use reason::{Ineligible, Reason};
 pub use resume::{Held, ResumeError};
 pub use rights::RightsError;
-#[cfg(feature = "parsers")]
-pub(crate) use rights::check as check_rights;
 pub use sockets::UnmovableSocket;
+#[cfg(feature = "parsers")]
+pub(crate) use {mounts::check as check_mounts, rights::check as check_rights};
 
 pub(crate) use eligible::{Network, check_kubernetes, check_spec, namespace as namespace_of, network_of};
 pub(crate) use lookup::{memory_limit, place, store_options};

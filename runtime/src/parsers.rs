@@ -1,9 +1,10 @@
 //! Checks of what came from a store, without a boot: for the fuzz targets, and for nobody else.
 
+use oci_spec::runtime::Spec;
 use serde_json::Value;
 use thaw_criu::Images;
 
-use crate::boot::{RightsError, check_rights};
+use crate::boot::{MountsError, RightsError, check_mounts, check_rights};
 
 /// Whether the images carry no more rights than `spec` gives.
 ///
@@ -11,4 +12,12 @@ use crate::boot::{RightsError, check_rights};
 /// Which right is too much, or what can't be read.
 pub fn rights(images: &Images, spec: &Value) -> Result<(), RightsError> {
     check_rights(images, spec)
+}
+
+/// Whether the mounts in the images are those of `spec`, on a machine where every path is there.
+///
+/// # Errors
+/// Which mount differs, or what can't be read.
+pub fn mounts(images: &Images, spec: &Spec) -> Result<(), MountsError> {
+    check_mounts(images, spec, &|_path| true)
 }

@@ -5,6 +5,8 @@
 
 #[path = "story/world.rs"]
 mod world;
+#[path = "story/mounts.rs"]
+mod mounts;
 #[path = "story/donor.rs"]
 mod donor;
 #[path = "story/reasons.rs"]

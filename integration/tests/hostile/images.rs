@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use thaw_integration::{Lab, forge};
 
 use crate::tally::{BAD_IMAGES, Tally};
@@ -104,6 +104,65 @@ fn the_images_count_absurdly() -> Result<()> {
     runs_of_pages(&lab, &mut tally)?;
     tally.say("the_images_count_absurdly");
     lab.done()
+}
+
+/// A mask that is gone, and one that lies elsewhere: what it should hide would be there to read.
+#[test]
+fn the_images_leave_out_a_mask() -> Result<()> {
+    let Some(lab) = Lab::enter("the_images_leave_out_a_mask") else {
+        return Ok(());
+    };
+    let mut tally = Tally::default();
+    let mask = b"/proc/keys".as_slice();
+    type Change = fn(Vec<u8>) -> Option<Vec<u8>>;
+    let changes: [(&str, Change); 2] = [
+        ("is gone", |_record| None),
+        ("lies elsewhere", |mut record| {
+            let at = record.windows(10).position(|part| part == b"/proc/keys")?;
+            record[at..at + 10].copy_from_slice(b"/proc/kexs");
+            Some(record)
+        }),
+    ];
+    for (how, change) in changes {
+        lab.with_snapshot()?;
+        let mut found = 0;
+        forge::replace_meta(&lab.store(), |name, content| {
+            if name.starts_with("mountpoints-") {
+                let is_mask = |record: &[u8]| record.windows(mask.len()).any(|part| part == mask);
+                *content = records(content)
+                    .filter_map(|record| {
+                        if is_mask(&record) {
+                            found += 1;
+                            change(record)
+                        } else {
+                            Some(record)
+                        }
+                    })
+                    .fold(content[..8].to_vec(), framed);
+            }
+        })?;
+        ensure!(found == 1, "{found} masks of /proc/keys");
+        tally.cold(&lab, &format!("the mask {how}"), &["rights_exceeded"])?;
+    }
+    tally.say("the_images_leave_out_a_mask");
+    lab.done()
+}
+
+/// The records of an image, behind the magic numbers.
+fn records(content: &[u8]) -> impl Iterator<Item = Vec<u8>> + use<> {
+    let mut rest = content[8..].to_vec();
+    std::iter::from_fn(move || {
+        let length = u32::from_le_bytes(*rest.first_chunk()?) as usize;
+        let after = rest.split_off(4 + length);
+        let record = std::mem::replace(&mut rest, after);
+        Some(record[4..].to_vec())
+    })
+}
+
+fn framed(mut image: Vec<u8>, record: Vec<u8>) -> Vec<u8> {
+    image.extend((record.len() as u32).to_le_bytes());
+    image.extend(record);
+    image
 }
 
 fn varint(mut value: u64) -> Vec<u8> {

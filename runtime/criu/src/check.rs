@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::image::{self, ReadError};
 use crate::pagemap::PagemapError;
 use crate::wire::Message;
-use crate::{Images, core, files, ids, inventory, mounts, pagemap, pstree};
+use crate::{Images, cgroup, core, files, ids, inventory, mounts, pagemap, pstree};
 
 /// Most files that a set may have; a task has six.
 pub const MAX_FILES: usize = 200_000;
@@ -54,6 +54,12 @@ pub enum CheckError {
     /// root's namespace would not reach it.
     #[error("task {0} has a uts or ipc namespace of its own")]
     Nested(i32),
+    /// The tasks would come back in a cgroup that is not the container's own, or CRIU would write there.
+    #[error("{0:?} is outside the cgroups of the container")]
+    Cgroup(String),
+    /// There is a second mount namespace: only the root task's is ever compared with a spec.
+    #[error("{0} belongs to a second mount namespace")]
+    MountNamespace(String),
     /// The inventory says another version than 2.
     #[error("image version {0} is not known")]
     Version(u32),
@@ -84,7 +90,7 @@ const KINDS: &[(&str, Id, u32, Content)] = &[
     ("pstree", Id::None, image::magic::PSTREE, Content::Records),
     ("files", Id::None, image::magic::FILES, Content::Records),
     ("seccomp", Id::None, image::magic::SECCOMP, Content::Records),
-    ("cgroup", Id::None, 0x5938_3330, Content::Records),
+    ("cgroup", Id::None, image::magic::CGROUP, Content::Records),
     ("apparmor", Id::None, 0x5942_3047, Content::Records),
     ("filelocks", Id::None, 0x5432_3616, Content::Records),
     ("remap-fpath", Id::None, 0x5913_3954, Content::Records),
@@ -197,7 +203,15 @@ fn check_required(images: &Images) -> Result<(), CheckError> {
     }
     inventory::root_ids(images)?;
     image::get(images, files::FILE)?;
-    image::get(images, &mounts::file(images)?)?;
+    let tree = mounts::file(images)?;
+    image::get(images, &tree)?;
+    let other = image::numbered(images, "mountpoints").find(|(name, _)| *name != tree);
+    if let Some((other, _)) = other {
+        return Err(CheckError::MountNamespace(other.to_owned()));
+    }
+    if let Some(path) = cgroup::outside(images)? {
+        return Err(CheckError::Cgroup(path));
+    }
     let root = ids::of_root(images)?;
     for task in pstree::tasks(images)? {
         if core::is_dead(images, task.pid)? {

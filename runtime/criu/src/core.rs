@@ -1,5 +1,7 @@
 //! `core-<id>.img`: one task or thread.
 
+use std::collections::BTreeMap;
+
 use crate::image::{self, ReadError, in_record, magic};
 use crate::wire::{Message, WireError};
 use crate::{Images, pstree};
@@ -10,6 +12,9 @@ const TC: u32 = 3;
 const THREAD_CORE: u32 = 5;
 /// `core.proto: task_core_entry.task_state`.
 const TASK_STATE: u32 = 1;
+
+/// `core.proto: task_core_entry.rlimits`.
+const LIMITS: u32 = 8;
 
 /// `compel/include/uapi/task-state.h: COMPEL_TASK_DEAD`; CRIU writes it for a zombie (`criu/cr-dump.c: dump_zombies`).
 const DEAD: u32 = 2;
@@ -52,6 +57,40 @@ pub fn stopped(images: &Images) -> Result<Vec<i32>, ReadError> {
         }
     }
     Ok(stopped)
+}
+
+/// A resource limit of a process, in its own unit; no limit is [`u64::MAX`] (`rlimit.proto: rlimit_entry`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// Field 1.
+    pub soft: u64,
+    /// Field 2.
+    pub hard: u64,
+}
+
+/// The resource limits of every process that has any, by pid; a limit stands at the place of its number
+/// (`task_core_entry`, field 8; `task_rlimits_entry`, field 1).
+///
+/// # Errors
+/// The process tree or an image cannot be read.
+pub fn limits(images: &Images) -> Result<BTreeMap<i32, Vec<Limit>>, ReadError> {
+    let mut all = BTreeMap::new();
+    for task in pstree::tasks(images)? {
+        let limits = read(images, task.pid, |core| {
+            let Some(limits) = core.required_message(TC)?.message(LIMITS)? else {
+                return Ok(Vec::new());
+            };
+            let each = limits.messages(1)?.into_iter().map(|limit| {
+                Ok(Limit {
+                    soft: limit.required_uint64(1)?,
+                    hard: limit.required_uint64(2)?,
+                })
+            });
+            each.collect()
+        })?;
+        all.insert(task.pid, limits);
+    }
+    Ok(all)
 }
 
 /// Name of the file of a task or thread.

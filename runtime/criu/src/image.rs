@@ -25,6 +25,7 @@ pub(crate) mod magic {
     pub(crate) const UTSNS: u32 = 0x5447_3203;
     pub(crate) const PAGEMAP: u32 = 0x5608_4025;
     pub(crate) const SECCOMP: u32 = 0x6441_3049;
+    pub(crate) const CGROUP: u32 = 0x5938_3330;
 }
 
 /// Why an image could not be read.

@@ -31,6 +31,7 @@ pub mod files;
 pub mod fdinfo;
 pub mod timerfd;
 pub mod mounts;
+pub mod cgroup;
 pub mod pagemap;
 pub mod seccomp;
 pub mod stats;

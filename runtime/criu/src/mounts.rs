@@ -21,6 +21,8 @@ pub struct Mount {
     pub fstype: String,
     /// Field 8.
     pub source: String,
+    /// Field 9: what the file system was told, as the kernel lists it.
+    pub options: String,
     /// Field 13 or 18: it comes from outside, and the restore must say from where.
     pub external: bool,
     /// Field 18: the name under which the restore must say so; runc uses the mountpoint.
@@ -93,6 +95,7 @@ fn read(record: Message<'_>) -> Result<Mount, WireError> {
             .map_or(mountpoint.clone(), str::to_owned),
         fstype: known.unwrap_or(fsname).to_owned(),
         source: record.required_lossy(8)?,
+        options: record.required_lossy(9)?,
         external: record.flag(13)? || external_key.is_some(),
         external_key,
     })

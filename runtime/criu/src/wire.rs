@@ -232,6 +232,30 @@ impl<'a> Message<'a> {
         self.message(number)?.ok_or(WireError::Absent(number))
     }
 
+    /// A repeated run of bytes, in the order of the message.
+    ///
+    /// # Errors
+    /// A value of another kind.
+    pub fn repeated_bytes(self, number: u32) -> Result<Vec<&'a [u8]>, WireError> {
+        let mut found = Vec::new();
+        for field in self.fields() {
+            let field = field?;
+            if field.number == number {
+                found.push(field.bytes()?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// A repeated message.
+    ///
+    /// # Errors
+    /// As [`Message::repeated_bytes`], and if one is not sound itself.
+    pub fn messages(self, number: u32) -> Result<Vec<Message<'a>>, WireError> {
+        let bytes = self.repeated_bytes(number)?;
+        bytes.into_iter().map(Message::parse).collect()
+    }
+
     /// A repeated integer of at most 32 bits, packed or not.
     ///
     /// # Errors

@@ -346,3 +346,70 @@ fn system_v_objects_are_seen() {
     assert!(ipc::has_sysv_ipc(&images));
     check(&images).unwrap();
 }
+
+/// One length-delimited field.
+fn field(number: u32, content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    wire::push(&mut out, number, Value::Bytes(content));
+    out
+}
+
+/// `cgroup.img` with one controller that has this folder, and one set in which a task is at `path`.
+fn cgroups(folder: &[u8], path: &str) -> Images {
+    let member = [field(1, b"memory"), field(2, path.as_bytes())].concat();
+    let set = field(1, &field(2, &member));
+    let controller = [field(1, b"memory"), field(2, folder)].concat();
+    let entry = [set, field(2, &controller)].concat();
+    let mut image = load("sleep")["cgroup.img"][..8].to_vec();
+    image.extend((entry.len() as u32).to_le_bytes());
+    image.extend(entry);
+    let mut images = load("sleep");
+    images.insert("cgroup.img".to_owned(), image);
+    images
+}
+
+#[test]
+fn tasks_stay_in_the_cgroups_of_the_container() {
+    let own = field(1, b"lab-01-sleep");
+    let with = |more: Vec<u8>| [own.clone(), more].concat();
+    let file = |name: &str| with(field(3, &[field(1, name.as_bytes()), field(2, b"max")].concat()));
+    let child = |name: &str| with(field(2, &field(1, name.as_bytes())));
+    for (folder, path, outside) in [
+        (own.clone(), "/lab-01-sleep", None),
+        (own.clone(), "/lab-01-sleep/below", None),
+        (file("memory.max"), "/lab-01-sleep", None),
+        (child("below"), "/lab-01-sleep", None),
+        (own.clone(), "/", Some("/")),
+        (own.clone(), "/lab-01-sleeper", Some("/lab-01-sleeper")),
+        (own.clone(), "/lab-01-sleep/../x", Some("/lab-01-sleep/../x")),
+        (own.clone(), "lab-01-sleep", Some("lab-01-sleep")),
+        (file("../memory.max"), "/lab-01-sleep", Some("../memory.max")),
+        (child(".."), "/lab-01-sleep", Some("..")),
+        (child("/x"), "/lab-01-sleep", Some("/x")),
+        (field(1, b"../x"), "/../x", Some("../x")),
+    ] {
+        let found = check(&cgroups(&folder, path));
+        let wanted = outside.map_or(Ok(()), |path| Err(CheckError::Cgroup(path.to_owned())));
+        assert_eq!(found, wanted, "{path}");
+    }
+}
+
+#[test]
+fn a_second_mount_namespace_is_refused() {
+    let mut images = load("sleep");
+    images.insert(
+        "mountpoints-99.img".to_owned(),
+        images["mountpoints-13.img"].clone(),
+    );
+    let refused = CheckError::MountNamespace("mountpoints-99.img".to_owned());
+    assert_eq!(check(&images), Err(refused));
+}
+
+#[test]
+fn limits_stand_at_their_numbers() {
+    let all = core::limits(&load("sleep")).unwrap();
+    let of_root = &all[&1];
+    assert_eq!(of_root.len(), 16);
+    // RLIMIT_NOFILE (asm-generic/resource.h), as `runc spec` sets it.
+    assert_eq!((of_root[7].soft, of_root[7].hard), (1024, 1024));
+}

@@ -1,15 +1,16 @@
-//! A set of CRIU images: the check, every reader, every edit, and the comparison of rights.
+//! A set of CRIU images: the check, every reader, every edit, and the comparison with a spec.
 //!
 //! The input is a row of files: one byte with the length of the name, the name, two bytes with the length of the
 //! content (little endian), the content.
 
+use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 use thaw_criu::inventory::NetworkLock;
 use thaw_criu::{
-    Images, check, core, creds, fdinfo, files, ids, inventory, ipc, mounts, netns, pagemap, pstree, seccomp,
-    sockets, timerfd, uts,
+    Images, cgroup, check, core, creds, fdinfo, files, ids, inventory, ipc, mounts, netns, pagemap, pstree,
+    seccomp, sockets, timerfd, uts,
 };
-use thaw_runtime::parsers::rights;
+use thaw_runtime::parsers;
 
 pub(crate) fn run(data: &[u8]) {
     look_at(&parse(data));
@@ -66,7 +67,19 @@ fn read(images: &Images) {
     sockets::inet(images).ok();
     sockets::established_tcp(images).ok();
     uts::hostname(images).ok();
-    rights(images, &narrow()).ok();
+    core::limits(images).ok();
+    cgroup::outside(images).ok();
+    parsers::rights(images, &narrow()).ok();
+    compare_mounts(images);
+}
+
+/// With a spec that has no mount, whatever is not the root is refused.
+fn compare_mounts(images: &Images) {
+    let mut bare = Spec::default();
+    bare.set_mounts(None).set_linux(None);
+    let passed = parsers::mounts(images, &bare).is_ok();
+    let only_root = mounts::list(images).is_ok_and(|found| found.iter().all(|mount| mount.mountpoint == "/"));
+    assert!(!passed || only_root, "a mount that no spec has came through");
 }
 
 /// A spec that gives nothing: whatever the images bring is too much.

@@ -30,6 +30,7 @@ impl Reason {
             | Self::Pagemap(_)
             | Self::PageFiles
             | Self::Rights(_)
+            | Self::Mounts(_)
             | Self::Rootfs(_)
             | Self::Gone { .. } => Some(Blame::Snapshot),
             Self::Restore { source, .. } => of_restore(source),

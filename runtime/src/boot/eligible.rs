@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Capability, LinuxNamespaceType, Spec};
 use thaw_config::{PersistentMounts, Policy, SnapshotPolicy};
 use thaw_snapshot::fingerprint::{annotation, cri};
 
@@ -99,10 +99,26 @@ pub(crate) fn check_spec(spec: &Spec, policy: &Policy) -> Result<(), Ineligible>
     check_namespaces(spec)?;
     check_pod(spec)?;
     devices::check(spec)?;
+    if is_privileged(spec) {
+        return Err(Ineligible::Privileged);
+    }
     if policy.persistent_mounts == PersistentMounts::Refuse {
         mounts::check(spec)?;
     }
     Ok(())
+}
+
+/// Privileged without the devices of the host (containerd, `privileged_without_host_devices`): nothing of the kernel is
+/// hidden from it, and it may change all of it.
+fn is_privileged(spec: &Spec) -> bool {
+    let Some(linux) = spec.linux() else { return false };
+    let none = |paths: &Option<Vec<String>>| paths.as_ref().is_none_or(Vec::is_empty);
+    let process = spec.process().as_ref();
+    let capabilities = process.and_then(|process| process.capabilities().as_ref());
+    let bounding = capabilities.and_then(|sets| sets.bounding().as_ref());
+    none(linux.masked_paths())
+        && none(linux.readonly_paths())
+        && bounding.is_some_and(|set| set.contains(&Capability::SysAdmin))
 }
 
 /// What the annotations say of a container of a pod. Whether the kubelet's own are among them depends on the

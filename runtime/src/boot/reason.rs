@@ -11,6 +11,7 @@ use thaw_runc::RuncError;
 use thaw_snapshot::Mismatch;
 use thaw_store::{CacheError, EntryError, FetchError, LookupError, OpenError};
 
+use super::mounts::MountsError;
 use super::rights::RightsError;
 use super::sockets::UnmovableSocket;
 use crate::host::HostError;
@@ -122,6 +123,9 @@ pub enum Reason {
     /// The images carry rights beyond the live spec.
     #[error("compare the rights in the images with the spec")]
     Rights(#[source] RightsError),
+    /// The images hold other mounts than the live spec.
+    #[error("compare the mounts in the images with the spec")]
+    Mounts(#[source] MountsError),
     /// The images can't be given the clone's identity.
     #[error("edit the CRIU images")]
     Edit(#[source] EditError),
@@ -281,7 +285,7 @@ impl Reason {
             Self::Cache(_) => "cache_failed",
             Self::Fetch(FetchError::Deadline) => "fetch_timeout",
             Self::Fetch(_) => "fetch_failed",
-            Self::Rights(_) => "rights_exceeded",
+            Self::Rights(_) | Self::Mounts(_) => "rights_exceeded",
             Self::Entry(_) | Self::Images(_) | Self::Facts(_) | Self::Pagemap(_) | Self::PageFiles => {
                 "images_invalid"
             }

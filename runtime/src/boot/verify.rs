@@ -1,7 +1,8 @@
-//! Step 5: are the images what CRIU writes, do they go with their pages, and carry no right beyond the live spec?
+//! Step 5: are the images what CRIU writes, do they go with their pages, and carry no right and no mount beyond the live
+//! spec?
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thaw_config::Policy;
 use thaw_criu::{Images, pagemap};
@@ -9,7 +10,7 @@ use thaw_snapshot::{Manifest, PageFile};
 use thaw_store::Entry;
 
 use super::fetch::Fetched;
-use super::{Reason, rights};
+use super::{Reason, mounts, rights};
 use crate::key::Bundle;
 use crate::timeline::Timeline;
 
@@ -37,7 +38,7 @@ pub(super) async fn check(fetched: Fetched, timeline: &mut Timeline) -> Result<V
         } = fetched;
         let images = entry.images().map_err(Reason::Entry)?;
         check_images(&images, &manifest)?;
-        rights::check(&images, &bundle.json).map_err(Reason::Rights)?;
+        check_spec(&images, &bundle)?;
         Ok(Verified {
             images,
             entry,
@@ -50,6 +51,14 @@ pub(super) async fn check(fetched: Fetched, timeline: &mut Timeline) -> Result<V
     checked
         .await
         .map_err(|_error| Reason::Thread { step: "verify" })?
+}
+
+/// Do the images carry no more than the spec of this bundle gives?
+pub(crate) fn check_spec(images: &Images, bundle: &Bundle) -> Result<(), Reason> {
+    rights::check(images, &bundle.json).map_err(Reason::Rights)?;
+    // These paths are of the kernel: no file system of anybody else is asked.
+    let exists = |path: &str| Path::new(path).symlink_metadata().is_ok();
+    mounts::check(images, &bundle.spec, &exists).map_err(Reason::Mounts)
 }
 
 /// Are the images what CRIU writes, and do they go with their pages?

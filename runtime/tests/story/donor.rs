@@ -11,6 +11,7 @@ use thaw_snapshot::fingerprint::{Facts, stale_env};
 use thaw_snapshot::{Digest, DonorFacts, FORMAT_VERSION, Fingerprint, ImageFacts, Key, Manifest};
 use thaw_store::{PutMode, Store, StoreOptions};
 
+use super::mounts;
 use super::world::World;
 
 /// What the snapshot is made of; a story may spoil it before it is packed.
@@ -30,6 +31,8 @@ pub(crate) struct Donor {
     pub(crate) scope: &'static str,
     /// Variables that may differ.
     pub(crate) ignore_env: Vec<String>,
+    /// The spec whose mounts are in the images, when it is not the world's.
+    pub(crate) mounted: Option<Value>,
 }
 
 impl Donor {
@@ -50,16 +53,20 @@ impl Donor {
             kernel: None,
             scope: "default",
             ignore_env: Vec::new(),
+            mounted: None,
         }
     }
 
     /// Packs and publishes it, for a container with the world's spec.
     pub(crate) async fn publish(&self, world: &World) {
+        let mut files = self.images.clone();
+        let spec = self.mounted.as_ref().unwrap_or(&world.spec);
+        files.insert(mounts::FILE.to_owned(), mounts::image(spec));
         let root = tempfile::tempdir().unwrap();
         let (images, out) = (root.path().join("images"), root.path().join("out"));
         fs::create_dir(&images).unwrap();
         fs::create_dir(&out).unwrap();
-        for (name, bytes) in &self.images {
+        for (name, bytes) in &files {
             fs::write(images.join(name), bytes).unwrap();
         }
         for (name, size) in thaw_criu::pagemap::page_files(&self.images, 4096).unwrap() {
@@ -138,7 +145,7 @@ fn hook(script: &str) -> Value {
     json!({"path": "/bin/sh", "args": ["sh", "-c", script]})
 }
 
-/// A spec that fits both fixtures: their capabilities, limits, a network of its own.
+/// A spec that fits both fixtures: their groups, capabilities, limits, a network of its own.
 pub(crate) fn spec() -> Value {
     let own = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
     json!({
@@ -146,7 +153,7 @@ pub(crate) fn spec() -> Value {
         "hostname": "a-clone",
         "root": {"path": "rootfs"},
         "process": {
-            "user": {"uid": 0, "gid": 0},
+            "user": {"uid": 0, "gid": 0, "additionalGids": [20, 1000]},
             "args": ["app"],
             "cwd": "/",
             "noNewPrivileges": true,

@@ -136,7 +136,7 @@ struct Tale {
     named: &'static str,
 }
 
-const TALES: [Tale; 11] = [
+const TALES: [Tale; 13] = [
     Tale {
         told: "a pod of another name, with that name in its environment",
         donor: |_, _| {},
@@ -204,6 +204,28 @@ const TALES: [Tale; 11] = [
         clone: |_| {},
         becomes: "rights_exceeded",
         named: "capabilities",
+    },
+    Tale {
+        told: "images in which a mount is no longer read-only",
+        donor: |donor, world| {
+            let mut mounted = world.spec.clone();
+            mounted["mounts"][2]["options"] = json!(["rbind", "rprivate", "rw"]);
+            donor.mounted = Some(mounted);
+        },
+        clone: |_| {},
+        becomes: "rights_exceeded",
+        named: "/config is not ro",
+    },
+    Tale {
+        told: "images in which a masked path is open",
+        donor: |donor, world| {
+            let mut mounted = world.spec.clone();
+            mounted["linux"]["maskedPaths"] = json!(["/proc/kcore"]);
+            donor.mounted = Some(mounted);
+        },
+        clone: |_| {},
+        becomes: "rights_exceeded",
+        named: "nothing at /proc/keys",
     },
     Tale {
         told: "started again in its pod",

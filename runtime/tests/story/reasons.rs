@@ -85,6 +85,10 @@ pub(crate) const STORIES: &[Story] = &[
         world.spec["linux"]["devices"] =
             json!([{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}])
     }),
+    at_clone("privileged", |world| {
+        world.spec["process"]["capabilities"]["bounding"] = json!(["CAP_SYS_ADMIN"]);
+        world.spec["linux"]["maskedPaths"] = json!([]);
+    }),
     at_clone("persistent_mount", |world| {
         let data =
             json!({"destination": "/data", "type": "bind", "source": "/srv", "options": ["rbind", "rw"]});
@@ -199,6 +203,12 @@ pub(crate) const STORIES: &[Story] = &[
     at_donor("images_invalid", |donor, _| donor.surplus_pages = 1),
     at_donor("rights_exceeded", |_, world| {
         world.spec["process"]["capabilities"]["bounding"] = json!(["CAP_KILL"]);
+    }),
+    at_donor("rights_exceeded", |donor, world| {
+        let mut mounted = world.spec.clone();
+        mounted["mounts"] =
+            json!([{"destination": "/host", "type": "bind", "source": "/", "options": ["rbind"]}]);
+        donor.mounted = Some(mounted);
     }),
     at_clone("rewrite_failed", |world| {
         world.spec["hostname"] = json!("x".repeat(65))

@@ -84,7 +84,14 @@ fn is_of_image(source: &Path) -> bool {
     let parts: Vec<&str> = source.iter().filter_map(|part| part.to_str()).collect();
     let ends = matches!(
         parts.as_slice(),
-        [.., "io.containerd.grpc.v1.cri", "containers", _container, "volumes", _volume]
+        [
+            ..,
+            "io.containerd.grpc.v1.cri",
+            "containers",
+            _container,
+            "volumes",
+            _volume
+        ]
     );
     ends && !parts.contains(&"..")
 }
