@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use thaw_integration::{Container, FakeCriu, Lab, Python, Run, http, ok, run, until};
+use thaw_integration::{Bridge, Container, FakeCriu, Lab, Netns, Python, Run, http, ok, run, until};
 
 /// Generous: other tests and builds may run on the same machine.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -99,12 +100,13 @@ fn helper(container: &Container) -> Result<Pid> {
     })
 }
 
-/// Cold, captured when it answers after a warm-up, restored; each clone answers under its own name.
+/// Cold, captured when it answers after a warm-up, restored; each clone answers at its own address, under its own name.
 fn captures_itself(name: &str, image: &str, port: u16, path: &'static str) -> Result<()> {
     let Some(lab) = Lab::enter_with_image(name, image) else {
         return Ok(());
     };
     {
+        let bridge = Bridge::new()?;
         let ready = format!("thaw.dev/ready=http:{port}{path}");
         let warmup = format!("thaw.dev/warmup=http:{port}{path},3");
         let annotations = [
@@ -115,19 +117,26 @@ fn captures_itself(name: &str, image: &str, port: u16, path: &'static str) -> Re
             "--annotation",
             &warmup,
         ];
-        let run = |id: &str| Run::new(id, image).flags(&["--hostname", id]).flags(&annotations);
-        let answers = |container: &Container| {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            http::get(&container.netns()?, address, path, LIMIT).map(drop)
+        let start = |id: &str, number: u8| -> Result<(Container, Netns)> {
+            let netns = Netns::new(id)?;
+            let (address, mac) = (format!("10.77.0.{number}"), format!("02:77:00:00:00:{number:02}"));
+            bridge.join(&netns, &address, &mac)?;
+            let network = format!("network:{}", netns.path().display());
+            let run = Run::new(id, image).flags(&["--hostname", id, "--with-ns", &network]);
+            Ok((run.flags(&annotations).start()?, netns))
         };
-        let donor = run("donor").start()?;
+        let answers = |number: u8| {
+            let address = SocketAddr::from((Ipv4Addr::new(10, 77, 0, number), port));
+            http::get(Path::new("/proc/self/ns/net"), address, path, LIMIT).map(drop)
+        };
+        let (donor, _net) = start("donor", 2)?;
         donor.assert_cold("no_snapshot")?;
         assert_published(&donor)?;
-        answers(&donor)?;
-        for id in ["clone-1", "clone-2"] {
-            let clone = run(id).start()?;
+        answers(2)?;
+        for (id, number) in [("clone-1", 3), ("clone-2", 4)] {
+            let (clone, _net) = start(id, number)?;
             clone.assert_restored()?;
-            answers(&clone)?;
+            answers(number)?;
             assert_eq!(clone.sh("hostname")?, format!("{id}\n"));
         }
     }
