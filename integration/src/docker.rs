@@ -181,26 +181,25 @@ impl Docker {
         self.run(words)?.ok()
     }
 
-    /// A container of [`Docker::SERVER`] under the given runtime, with port 8000 published as `port`; it answers.
+    /// A container of [`Docker::SERVER`] under the given runtime, with its name as hostname and port 8000 published as
+    /// `port`; it answers.
     ///
     /// # Errors
     /// When it does not come up.
     pub fn python(&self, name: &str, runtime: &str, port: u16, flags: &[&str]) -> Result<Docked<'_>> {
+        self.unnamed(name, runtime, port, &[&["--hostname", name], flags].concat())
+    }
+
+    /// As [`Docker::python`], with the hostname that Docker gives.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn unnamed(&self, name: &str, runtime: &str, port: u16, flags: &[&str]) -> Result<Docked<'_>> {
         let publish = format!("{port}:8000");
-        let always = [
-            "run",
-            "--detach",
-            "--runtime",
-            runtime,
-            "--name",
-            name,
-            "--hostname",
-            name,
-        ];
         let image = format!("localhost/thaw/{IMAGE}");
         let words = [
-            &always[..],
-            &["--env", "HEAP_MB=8", "--publish", &publish],
+            &["run", "--detach", "--runtime", runtime, "--name", name],
+            &["--env", "HEAP_MB=8", "--publish", &publish][..],
             flags,
             &[&image],
             &Self::SERVER,

@@ -177,12 +177,9 @@ fn runs_on_terminals(docker: &Docker, lab: &Lab) -> Result<()> {
         until("the container", Docker::LIMIT, || Ok(container.outcome().ok()))?;
         console.write("words\n")?;
         console.expect("got words on /dev/pts/0")?;
-        match way {
-            Way::Cold => {
-                container.assert_cold("no_snapshot")?;
-                container.capture()?;
-            }
-            Way::Restored => container.assert_restored()?,
+        container.assert_way(way)?;
+        if way == Way::Cold {
+            container.capture()?;
         }
         console.write("end\n")?;
         assert_eq!(console.wait()?, 9);
@@ -226,21 +223,29 @@ fn terminal(lab: &Lab, store: ImageStore) -> Result<()> {
         ])?;
         assert_eq!((ran.stdout.as_str(), ran.code), ("hello\n", 3));
     }
+    attaches_to_terminals(&docker, lab)
+}
+
+/// `docker attach` to a server on a terminal: cold, and restored from a snapshot of that.
+fn attaches_to_terminals(docker: &Docker, lab: &Lab) -> Result<()> {
     lab.forget()?;
-    let donor = docker.python("donor", THAW, 8081, &["--tty"])?;
-    donor.capture()?;
-    let clone = docker.python("clone", THAW, 8084, &["--tty"])?;
-    clone.assert_restored()?;
-    let mut console = Console::spawn(&docker.words(&["attach", "--sig-proxy=false", "clone"]))?;
-    for _ in 0..5 {
-        clone.sh("echo heard >/dev/pts/0")?;
-        if console.expect("heard").is_ok() {
-            break;
+    for (way, name) in [(Way::Cold, "donor"), (Way::Restored, "clone")] {
+        let container = docker.python(name, THAW, 8084, &["--tty"])?;
+        container.assert_way(way)?;
+        let mut console = Console::spawn(&docker.words(&["attach", "--sig-proxy=false", name]))?;
+        for _ in 0..5 {
+            container.sh("echo heard >/dev/pts/0")?;
+            if console.expect("heard").is_ok() {
+                break;
+            }
+        }
+        console.expect("heard")?;
+        cell(docker.store.client(), "terminal, attach", way);
+        drop(console);
+        if way == Way::Cold {
+            container.capture()?;
         }
     }
-    console.expect("heard")?;
-    cell(store.client(), "terminal, attach", Way::Restored);
-    cell(store.client(), "terminal, attach", Way::Cold);
     Ok(())
 }
 

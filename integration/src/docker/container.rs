@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::Docker;
 use crate::command::{Ran, ok};
+use crate::compatibility::Way;
 use crate::container::Outcome;
 use crate::http;
 use crate::wait::until;
@@ -172,6 +173,17 @@ impl<'a> Docked<'a> {
     /// With the reason that it has.
     pub fn assert_cold(&self, reason: &str) -> Result<()> {
         self.assert_outcome("cold", reason)
+    }
+
+    /// Fails unless it came up in this way: cold, because there is no snapshot, or restored.
+    ///
+    /// # Errors
+    /// With the reason that it has.
+    pub fn assert_way(&self, way: Way) -> Result<()> {
+        match way {
+            Way::Cold => self.assert_cold("no_snapshot"),
+            Way::Restored => self.assert_restored(),
+        }
     }
 
     fn assert_outcome(&self, result: &str, reason: &str) -> Result<()> {
