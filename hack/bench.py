@@ -182,8 +182,23 @@ def versions():
     }
 
 
+def medians(rows, mode):
+    return {row["workload"]: row["first_answer_ms"]["median"] for row in rows if row["mode"] == mode}
+
+
+def too_slow(rows, at_least):
+    """A line for each workload that is not thawed so many times sooner than it starts cold."""
+    cold, thawed = medians(rows, "cold-stock"), medians(rows, "thawed-warm")
+    ratios = {workload: cold[workload] / thawed[workload] for workload in cold}
+    return [
+        f"{workload}: {ratio:.2f} times sooner, but {at_least:g} were asked for"
+        for workload, ratio in ratios.items()
+        if ratio < at_least
+    ]
+
+
 def table(rows):
-    cold = {row["workload"]: row["first_answer_ms"]["median"] for row in rows if row["mode"] == "cold-stock"}
+    cold = medians(rows, "cold-stock")
     lines = [f"{'workload':10} {'mode':12} {'cpus':>4} {'runs':>4} {'min ms':>9} {'median ms':>9} {'max ms':>9} {'vs cold':>8}"]
     for row in rows:
         times = row["first_answer_ms"]
@@ -214,11 +229,14 @@ def main():
     parser.add_argument("--client", choices=CLIENTS, required=True)
     parser.add_argument("--runs", type=int, required=True)
     parser.add_argument("--json", required=True)
+    parser.add_argument("--at-least", type=float)
     args = parser.parse_args()
     modes = args.mode.split(",")
     unknown = [mode for mode in modes if mode not in MODES]
     if unknown or args.runs < 1:
         sys.exit(f"error: unknown mode {unknown}" if unknown else "error: --runs must be 1 or more")
+    if args.at_least is not None and not {"cold-stock", "thawed-warm"} <= set(modes):
+        sys.exit("error: --at-least compares cold-stock with thawed-warm: --mode has to name both")
     cpus = len(os.sched_getaffinity(0))
     rows, workloads = [], args.workload.split(",")
     try:
@@ -236,6 +254,10 @@ def main():
         json.dump({"client": args.client, "versions": versions(), "rows": rows}, file, indent=2)
         file.write("\n")
     print(table(rows))
+    if args.at_least is not None:
+        slow = too_slow(rows, args.at_least)
+        if slow:
+            sys.exit("\n".join(f"error: {line}" for line in slow))
 
 
 if __name__ == "__main__":
