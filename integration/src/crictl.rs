@@ -1,7 +1,7 @@
 //! A pod with one container that crictl runs.
 
 use std::fs;
-use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -9,12 +9,16 @@ use serde_json::{Value, json};
 use crate::command::{Ran, ok, run};
 use crate::container::Outcome;
 use crate::cri::{ENDPOINT, NAMESPACE_CONTAINER, outcome_of};
+use crate::wait::until;
 
 const FOLDER: &str = "/run/cri/crictl";
+/// Longer than anything takes that works.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A pod and its container, as files say that crictl was given; stopped and removed when dropped.
 #[derive(Debug)]
 pub struct Crictl {
+    name: String,
     pod: String,
     container: String,
 }
@@ -26,40 +30,57 @@ impl Crictl {
     /// # Errors
     /// When one of them fails.
     pub fn run(name: &str, image: &str, command: &[&str]) -> Result<Self> {
+        Self::run_with_memory(0, name, image, command)
+    }
+
+    /// As [`Crictl::run`], with a limit of the container's memory in bytes; 0: none.
+    ///
+    /// # Errors
+    /// As [`Crictl::run`].
+    pub fn run_with_memory(memory: u64, name: &str, image: &str, command: &[&str]) -> Result<Self> {
         fs::create_dir_all(FOLDER)?;
-        // What crictl takes when nothing is said is one pid namespace for the pod, where nothing can be restored.
-        let namespaces = json!({"security_context": {"namespace_options": {"pid": NAMESPACE_CONTAINER}}});
-        let mut own = json!({
-            "metadata": {"name": "app"},
-            "image": {"image": format!("localhost/thaw/{image}:latest")},
-            "command": command,
-            "envs": [{"key": "HEAP_MB", "value": "8"}],
-            "log_path": "app.log",
-            "stdin": true,
-            "linux": namespaces,
-        });
-        if command.is_empty() {
-            own.as_object_mut().map(|own| own.remove("command"));
-        }
         let pod = json!({
             "metadata": {"name": name, "namespace": "default", "uid": format!("{name}-uid"), "attempt": 0},
             "hostname": name,
             "log_directory": format!("{FOLDER}/{name}"),
-            "linux": namespaces,
+            "linux": {"security_context": namespaces()},
         });
-        let write = |kind: &str, what: &Value| -> Result<String> {
-            let path = PathBuf::from(FOLDER).join(format!("{name}-{kind}.json"));
-            fs::write(&path, what.to_string())?;
-            Ok(path.display().to_string())
-        };
-        let (pod, own) = (write("pod", &pod)?, write("container", &own)?);
+        let pod = write(&format!("{name}-pod"), &pod)?;
         let mut made = Self {
+            name: name.to_owned(),
             pod: call(&["runp", "--runtime", "thaw", &pod])?,
             container: String::new(),
         };
-        made.container = call(&["create", &made.pod, &own, &pod])?;
-        call(&["start", &made.container])?;
+        made.container = made.start("app", image, command, memory)?;
         Ok(made)
+    }
+
+    /// Another container in the pod; it goes with the pod. Answers its id.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn beside(&self, name: &str, image: &str, command: &[&str]) -> Result<String> {
+        self.start(name, image, command, 0)
+    }
+
+    fn start(&self, name: &str, image: &str, command: &[&str], memory: u64) -> Result<String> {
+        let mut own = json!({
+            "metadata": {"name": name},
+            "image": {"image": format!("localhost/thaw/{image}:latest")},
+            "command": command,
+            "envs": [{"key": "HEAP_MB", "value": "8"}],
+            "log_path": format!("{name}.log"),
+            "stdin": true,
+            "linux": {"security_context": namespaces(), "resources": {"memory_limit_in_bytes": memory}},
+        });
+        if command.is_empty() {
+            own.as_object_mut().map(|own| own.remove("command"));
+        }
+        let own = write(&format!("{}-{name}", self.name), &own)?;
+        let pod = path(&format!("{}-pod", self.name));
+        let id = call(&["create", &self.pod, &own, &pod])?;
+        call(&["start", &id])?;
+        Ok(id)
     }
 
     /// Id of the container.
@@ -87,7 +108,37 @@ impl Crictl {
     /// # Errors
     /// When crictl can't be run; a bad exit code is no error.
     pub fn exec(&self, words: &[&str]) -> Result<Ran> {
-        run(&Self::line(&[&["exec", self.container.as_str()], words].concat()))
+        Self::exec_in(&self.container, words)
+    }
+
+    /// As [`Crictl::exec`], in the container of this id.
+    ///
+    /// # Errors
+    /// As [`Crictl::exec`].
+    pub fn exec_in(id: &str, words: &[&str]) -> Result<Ran> {
+        run(&Self::line(&[&["exec", id], words].concat()))
+    }
+
+    /// Its status, as `crictl inspect` shows it.
+    ///
+    /// # Errors
+    /// When crictl can't tell.
+    pub fn status(&self) -> Result<Value> {
+        let all: Value = serde_json::from_str(&self.verb(&["inspect"])?)?;
+        Ok(all["status"].clone())
+    }
+
+    /// Waits for its end, and answers exit code and reason.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn end(&self) -> Result<(i64, String)> {
+        let status = until("the end of a container", LIMIT, || {
+            let status = self.status()?;
+            Ok((status["state"] == "CONTAINER_EXITED").then_some(status))
+        })?;
+        let reason = status["reason"].as_str().unwrap_or_default();
+        Ok((status["exitCode"].as_i64().unwrap_or(-1), reason.to_owned()))
     }
 
     /// How it came up.
@@ -113,6 +164,22 @@ impl Crictl {
         ]
         .concat()
     }
+}
+
+/// What crictl takes when nothing is said is one pid namespace for the pod, where nothing can be restored.
+fn namespaces() -> Value {
+    json!({"namespace_options": {"pid": NAMESPACE_CONTAINER}})
+}
+
+fn path(name: &str) -> String {
+    format!("{FOLDER}/{name}.json")
+}
+
+/// Answers the path of the file.
+fn write(name: &str, what: &Value) -> Result<String> {
+    let path = path(name);
+    fs::write(&path, what.to_string())?;
+    Ok(path)
 }
 
 fn call(words: &[&str]) -> Result<String> {

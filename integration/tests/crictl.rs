@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use thaw_integration::cri::{ConfigVersion, Cri};
-use thaw_integration::{Crictl, Lab, Way, cell, http, spawn, until};
+use thaw_integration::{Crictl, GRACEFUL, HUNGRY, Lab, Way, cell, http, spawn, until};
 
 const CLIENT: &str = "crictl";
 const LIMIT: Duration = Duration::from_secs(40);
@@ -20,6 +20,12 @@ fn enter(name: &str) -> Option<Lab> {
 
 fn proved(feature: &str, way: Way) {
     cell(CLIENT, feature, way);
+}
+
+fn until_logged(container: &Crictl, text: &str) -> Result<()> {
+    until(&format!("{text:?} in the log"), LIMIT, || {
+        Ok(container.verb(&["logs"])?.contains(text).then_some(()))
+    })
 }
 
 /// It has started so, and can be captured by the names that crictl shows.
@@ -45,9 +51,7 @@ fn watches(pod: &str, container: &Crictl, way: Way) -> Result<()> {
     );
     proved("exec", way);
     container.exec(&["sh", "-c", "echo said >/proc/1/fd/1"])?.ok()?;
-    until("the log", LIMIT, || {
-        Ok(container.verb(&["logs"])?.contains("said").then_some(()))
-    })?;
+    until_logged(container, "said")?;
     proved("logs", way);
     let stats: Value = serde_json::from_str(&container.verb(&["stats", "--output", "json", "--id"])?)?;
     let memory = &stats["stats"][0]["memory"]["workingSetBytes"]["value"];
@@ -89,8 +93,7 @@ fn crictl_runs_a_server() -> Result<()> {
             watches(name, &container, way)?;
             forwards(name, &container, port, way)?;
             container.verb(&["stop", "--timeout", "1"])?;
-            let status: Value = serde_json::from_str(&container.verb(&["inspect"])?)?;
-            ensure!(status["status"]["exitCode"] == 137, "{status}");
+            ensure!(container.end()?.0 == 137, "{}", container.status()?);
             container.verb(&["rm"])?;
             proved("stop, rm", way);
         }
@@ -114,21 +117,70 @@ fn crictl_attaches() -> Result<()> {
         for (way, name) in [(Way::Cold, "donor"), (Way::Restored, "clone")] {
             let container = Crictl::run(name, "static", &["sh", "-c", script])?;
             if way == Way::Cold {
-                until("the shell", LIMIT, || {
-                    Ok(container.verb(&["logs"])?.contains("up").then_some(()))
-                })?;
+                until_logged(&container, "up")?;
             }
             came_up(&cri, name, &container, way)?;
             let mut client = spawn(&Crictl::line(&["attach", "--stdin", container.id()]))?;
             client.write("words\n")?;
-            until("the answer", LIMIT, || {
-                let said = container.verb(&["logs"])?;
-                Ok(said.contains(&format!("got words on {name}")).then_some(()))
-            })?;
+            until_logged(&container, &format!("got words on {name}"))?;
             client.close_stdin();
             let said = client.wait(LIMIT)?;
             ensure!(said.stdout.contains(&format!("got words on {name}")), "{said:?}");
             proved("attach", way);
+        }
+    }
+    lab.done()
+}
+
+/// A shell that ends as it likes, next to another container of its pod.
+#[test]
+fn crictl_stops_one_of_two() -> Result<()> {
+    let Some(lab) = enter("crictl_stops_one_of_two") else {
+        return Ok(());
+    };
+    {
+        let cri = Cri::start(ConfigVersion::newest()?, &["static"])?;
+        for (way, name) in [(Way::Cold, "donor"), (Way::Restored, "clone")] {
+            let container = Crictl::run(name, "static", &["sh", "-c", GRACEFUL])?;
+            let sidecar = container.beside("side", "static", &["sh", "-c", "while :; do sleep 1; done"])?;
+            if way == Way::Cold {
+                until_logged(&container, "up")?;
+            }
+            came_up(&cri, name, &container, way)?;
+            let script = "hostname; cd /proc/self/ns; readlink net ipc uts";
+            let seen = container.exec(&["sh", "-c", script])?.ok()?;
+            ensure!(seen.starts_with(&format!("{name}\n")), "{seen}");
+            ensure!(Crictl::exec_in(&sidecar, &["sh", "-c", script])?.ok()? == seen);
+            proved("several containers in a pod share hostname, IPC and network", way);
+            container.verb(&["stop", "--timeout", "30"])?;
+            ensure!(container.end()?.0 == 3, "{}", container.status()?);
+            until_logged(&container, "bye")?;
+            Crictl::exec_in(&sidecar, &["true"])?
+                .ok()
+                .context("the other one")?;
+            proved("stop with grace period, exit code", way);
+        }
+    }
+    lab.done()
+}
+
+#[test]
+fn crictl_reports_lack_of_memory() -> Result<()> {
+    let Some(lab) = enter("crictl_reports_lack_of_memory") else {
+        return Ok(());
+    };
+    {
+        let cri = Cri::start(ConfigVersion::newest()?, &["python"])?;
+        for (way, name) in [(Way::Cold, "donor"), (Way::Restored, "clone")] {
+            let container = Crictl::run_with_memory(96 << 20, name, "python", &["python3", "-c", HUNGRY])?;
+            if way == Way::Cold {
+                until_logged(&container, "ready")?;
+            }
+            came_up(&cri, name, &container, way)?;
+            container.exec(&["touch", "/dev/shm/go"])?.ok()?;
+            let end = container.end()?;
+            ensure!(end == (137, "OOMKilled".to_owned()), "{end:?}");
+            proved("lack of memory is reported", way);
         }
     }
     lab.done()
