@@ -42,7 +42,9 @@ impl ImageStore {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Docker, Self::Containerd];
 
-    fn data_root(self) -> &'static str {
+    /// Docker's data root with this store.
+    #[must_use]
+    pub fn data_root(self) -> &'static str {
         match self {
             Self::Docker => "/var/lib/thaw/docker-own",
             Self::Containerd => "/var/lib/thaw/docker-containerd",

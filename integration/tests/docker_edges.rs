@@ -189,6 +189,56 @@ fn docker_names_the_image_as_others_do() -> Result<()> {
     })
 }
 
+/// Nobody can tell the image of a container whose layer is missing in the records of Docker's own image store. It starts
+/// all the same, and thaw says what to do.
+fn image_is_hidden(lab: &Lab) -> Result<()> {
+    let docker = Docker::start(ImageStore::Docker)?;
+    docker.snapshot(lab)?;
+    let hidden = Docked::named(&docker, "hidden", 0);
+    let words = [
+        "create",
+        "--runtime",
+        THAW,
+        "--name",
+        "hidden",
+        "--env",
+        "HEAP_MB=8",
+    ];
+    docker.ok(&[&words[..], &["localhost/thaw/python"], &Docker::SERVER].concat())?;
+    let mounts = Path::new(docker.store.data_root()).join("image/overlay2/layerdb/mounts");
+    let record = mounts.join(hidden.id()?).join("mount-id");
+    let aside = record.with_extension("aside");
+    std::fs::rename(&record, &aside)?;
+    let started = docker.ok(&["start", "hidden"]);
+    // Whatever came of it: dockerd reads the record when it is started again.
+    std::fs::rename(&aside, &record)?;
+    started?;
+    hidden.assert_cold("image_unknown")?;
+    let own = std::net::SocketAddr::from((hidden.address()?, 8000));
+    hidden.get_from(own, "/healthz", Docker::LIMIT)?;
+    let told = ok(&["thaw", "--namespace", "moby", "explain", "hidden"])?;
+    for part in [
+        "image_unknown",
+        &record.display().to_string(),
+        "features.containerd-snapshotter",
+    ] {
+        ensure!(told.contains(part), "no {part} in {told}");
+    }
+    let feature = "image that can't be told, started cold";
+    cell(docker.store.client(), feature, Way::Cold);
+    cell_moot(docker.store.client(), feature, Way::Restored);
+    Ok(())
+}
+
+#[test]
+fn docker_starts_a_container_of_which_nobody_knows_the_image() -> Result<()> {
+    let Some(lab) = Docker::enter("docker_starts_a_container_of_which_nobody_knows_the_image") else {
+        return Ok(());
+    };
+    image_is_hidden(&lab)?;
+    lab.done()
+}
+
 /// kill -9 of a container's shim: Docker says that it has ended, starts it again, and removes it after another kill.
 /// Answers the exit code, and which folders have a file more when the container is removed.
 fn loses_its_shim(docker: &Docker, name: &str, runtime: &str) -> Result<(Value, Vec<String>)> {
