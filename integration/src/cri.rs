@@ -16,6 +16,7 @@ use tonic_prost::ProstCodec;
 
 use crate::command::{ok, run};
 use crate::container::Outcome;
+use crate::run::full_name;
 use crate::wait::until;
 
 mod config;
@@ -28,8 +29,8 @@ use daemon::Daemon;
 pub use messages::ContainerStatus;
 pub(crate) use messages::NAMESPACE_CONTAINER;
 use messages::{
-    Id, IdMapping, LinuxPod, NamespaceOption, Nothing, PodSandboxConfig, PodSandboxMetadata,
-    RunPodSandboxRequest, SandboxSecurity, StatusResponse, UserNamespace,
+    Id, IdMapping, ImageSpec, LinuxPod, NamespaceOption, Nothing, OfImage, PodSandboxConfig,
+    PodSandboxMetadata, RunPodSandboxRequest, SandboxSecurity, StatusResponse, UserNamespace,
 };
 pub use pod::{Containee, InPod, Pod};
 
@@ -123,13 +124,39 @@ impl Cri {
         Ok(features.map(|known| (known.user_namespaces, known.recursive_read_only_mounts)))
     }
 
+    /// Pulls an image.
+    ///
+    /// # Errors
+    /// When containerd can't.
+    pub fn pull(&self, image: &str) -> Result<()> {
+        let Id { id: _ } = self.call_of("ImageService", "PullImage", of_image(image))?;
+        Ok(())
+    }
+
+    /// Removes an image.
+    ///
+    /// # Errors
+    /// When containerd can't.
+    pub fn remove(&self, image: &str) -> Result<()> {
+        let Nothing {} = self.call_of("ImageService", "RemoveImage", of_image(image))?;
+        Ok(())
+    }
+
     /// A call of CRI's `RuntimeService`.
     fn call<Q, A>(&self, verb: &str, request: Q) -> Result<A>
     where
         Q: Message + Default + 'static,
         A: Message + Default + 'static,
     {
-        let path = PathAndQuery::try_from(format!("/runtime.v1.RuntimeService/{verb}"))?;
+        self.call_of("RuntimeService", verb, request)
+    }
+
+    fn call_of<Q, A>(&self, service: &str, verb: &str, request: Q) -> Result<A>
+    where
+        Q: Message + Default + 'static,
+        A: Message + Default + 'static,
+    {
+        let path = PathAndQuery::try_from(format!("/runtime.v1.{service}/{verb}"))?;
         let mut client = Grpc::new(self.channel.clone());
         self.runtime.block_on(async {
             let asked = async {
@@ -242,6 +269,14 @@ fn config_of(name: &str) -> Result<PodSandboxConfig> {
     })
 }
 
+fn of_image(name: &str) -> OfImage {
+    OfImage {
+        image: Some(ImageSpec {
+            image: name.to_owned(),
+        }),
+    }
+}
+
 /// As of an ordinary pod: containers have pids of their own and share the rest.
 fn namespaces() -> NamespaceOption {
     NamespaceOption {
@@ -251,7 +286,7 @@ fn namespaces() -> NamespaceOption {
 }
 
 fn import(image: &str) -> Result<()> {
-    let name = format!("localhost/thaw/{image}:latest");
+    let name = full_name(image);
     let ctr = ["ctr", "--address", SOCKET, "--namespace", KUBERNETES, "image"];
     let there = ok(&[&ctr[..], &["list", "--quiet"]].concat())?;
     if there.lines().any(|line| line == name) {

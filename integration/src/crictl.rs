@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::command::{Ran, ok, run};
 use crate::container::Outcome;
 use crate::cri::{ENDPOINT, NAMESPACE_CONTAINER, outcome_of};
+use crate::run::full_name;
 use crate::wait::until;
 
 const FOLDER: &str = "/run/cri/crictl";
@@ -66,7 +67,7 @@ impl Crictl {
     fn start(&self, name: &str, image: &str, command: &[&str], memory: u64) -> Result<String> {
         let mut own = json!({
             "metadata": {"name": name},
-            "image": {"image": format!("localhost/thaw/{image}:latest")},
+            "image": {"image": full_name(image)},
             "command": command,
             "envs": [{"key": "HEAP_MB", "value": "8"}],
             "log_path": format!("{name}.log"),

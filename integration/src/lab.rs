@@ -12,7 +12,7 @@ use crate::command::{ok, run};
 use crate::container::{Container, Python};
 use crate::containerd::major_version;
 use crate::inventory::Inventory;
-use crate::run::Run;
+use crate::run::{Run, full_name};
 use crate::wait::until;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -64,10 +64,7 @@ impl Lab {
     pub fn enter_with_image(name: &str, image: &str) -> Option<Self> {
         let lab = Self::enter(name)?;
         let images = ok(&["ctr", "image", "list", "--quiet"]).unwrap_or_default();
-        if !images
-            .lines()
-            .any(|line| line == format!("localhost/thaw/{image}:latest"))
-        {
+        if !images.lines().any(|line| line == full_name(image)) {
             skip(name, &format!("the lab has no image {image} (--image {image})"));
             return None;
         }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::command::{Ran, ok, run};
 use crate::container::Container;
-use crate::run::THAW;
+use crate::run::{THAW, full_name};
 use crate::wait::until;
 
 /// A container of nerdctl's, under thaw; removed by its name when dropped.
@@ -18,12 +18,12 @@ pub struct Nerdctl {
 }
 
 impl Nerdctl {
-    /// `nerdctl run -d`: an image of the lab, with these flags and this command.
+    /// `nerdctl run -d`: an image of the lab (or any, by its whole name), with these flags and this command.
     ///
     /// # Errors
     /// When it does not start.
     pub fn run(name: &str, flags: &[&str], image: &str, command: &[&str]) -> Result<Self> {
-        let image = format!("localhost/thaw/{image}:latest");
+        let image = full_name(image);
         let mut words = vec!["nerdctl", "run", "--detach", "--runtime", THAW, "--name", name];
         words.extend(flags);
         words.push(&image);

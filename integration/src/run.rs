@@ -12,6 +12,14 @@ pub const STOCK: &str = "io.containerd.runc.v2";
 /// Ours.
 pub const THAW: &str = "io.containerd.thaw.v1";
 
+/// The name of an image of the lab, which goes by a short one here. A name with a slash in it is whole.
+pub(crate) fn full_name(image: &str) -> String {
+    if image.contains('/') {
+        return image.to_owned();
+    }
+    format!("localhost/thaw/{image}:latest")
+}
+
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Run {
@@ -29,7 +37,7 @@ impl Run {
     pub fn new(id: &str, image: &str) -> Self {
         Self {
             id: id.to_owned(),
-            image: format!("localhost/thaw/{image}:latest"),
+            image: full_name(image),
             runtime: THAW.to_owned(),
             flags: Vec::new(),
             command: Vec::new(),

@@ -165,6 +165,13 @@ pub(super) struct ImageSpec {
     pub(super) image: String,
 }
 
+/// `PullImageRequest` and `RemoveImageRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct OfImage {
+    #[prost(message, optional, tag = "1")]
+    pub(super) image: Option<ImageSpec>,
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct KeyValue {
     #[prost(string, tag = "1")]

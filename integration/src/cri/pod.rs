@@ -15,6 +15,7 @@ use super::messages::{
 use super::{Cri, KUBERNETES, LIMIT, SOCKET, outcome_of};
 use crate::command::{Ran, ok};
 use crate::container::Outcome;
+use crate::run::full_name;
 use crate::wait::until;
 
 /// A pod; removed when dropped.
@@ -30,7 +31,7 @@ pub struct Pod<'a> {
 pub struct Containee {
     /// Its name in the pod.
     pub name: &'static str,
-    /// Image of the lab.
+    /// Image of the lab, or the whole name of any.
     pub image: &'static str,
     /// Another command than the image's.
     pub command: Vec<&'static str>,
@@ -75,7 +76,7 @@ impl<'a> Pod<'a> {
                 name: what.name.to_owned(),
             }),
             image: Some(ImageSpec {
-                image: format!("localhost/thaw/{}:latest", what.image),
+                image: full_name(what.image),
             }),
             command: words(&what.command),
             envs: what
