@@ -1,5 +1,7 @@
 #!/bin/bash
-# In the lab: containerd-stress with exec, first with the stock shim, then with thaw's; then looks for what is left.
+# In the lab: containerd-stress with exec, first with the stock shim, then with thaw's; then looks for what is left. Shims that
+# stay must not grow meanwhile: neither that of a restored container which lives through all of it, nor that of a cold or a
+# restored one through many execs.
 # Arguments: PROGRAM SECONDS.
 set -euo pipefail
 trap 'echo "error: line $LINENO of $0 failed" >&2' ERR
@@ -26,22 +28,73 @@ leftovers() {
     printf 'bundles %s\n' "$(find /run/containerd/io.containerd.runtime.v2.task -mindepth 2 -maxdepth 2 2>/dev/null | wc -l)"
 }
 
-# Memory of a shim that serves one container through many execs, in KiB.
+# start NAME [FLAGS...]: a container that sleeps, under thaw's shim; prints the pid of the shim.
+start() {
+    ctr run --detach --runtime io.containerd.thaw.v1 "${@:2}" "$image" "$1" sh -c 'while :; do sleep 1; done'
+    pgrep -f "^[^ ]*containerd-shim-.* -id $1( |\$)" | head -n 1
+}
+
+remove() {
+    ctr task rm --force "$1" >/dev/null
+    ctr container rm "$1"
+}
+
+# A snapshot of what start starts.
+publish() {
+    start donor >/dev/null
+    thaw capture donor >/dev/null
+    remove donor
+}
+
+# came_up NAME cold|restored
+came_up() {
+    thaw explain -o json "$1" \
+        | python3 -c 'import json, sys; outcome = json.load(sys.stdin); sys.exit(outcome["result"] != sys.argv[1] and str(outcome))' "$2"
+}
+
+# execs NAME ROUND COUNT
+execs() {
+    local n
+    for ((n = 0; n < $3; n++)); do ctr task exec --exec-id "e$2-$n" "$1" true; done
+}
+
+# What the shim with this pid holds: anonymous memory in KiB, and files.
+held() {
+    printf '%s %s\n' "$(awk '/^RssAnon:/ { print $2 }' "/proc/$1/status")" "$(find "/proc/$1/fd" | wc -l)"
+}
+
+# compare WHAT HELD-BEFORE HELD-AFTER: says both; a shim that has grown is an error.
+compare() {
+    local memory files memory_after files_after
+    read -r memory files <<<"$2"
+    read -r memory_after files_after <<<"$3"
+    printf '%s: anonymous memory %s KiB, then %s KiB; files %s, then %s\n' "$1" "$memory" "$memory_after" "$files" "$files_after"
+    [ "$memory_after" -le $((memory + 512)) ] && [ "$files_after" -le "$files" ] && return
+    echo "error: the shim grows"
+    status=1
+}
+
+# shim_growth cold|restored [FLAGS...]: a shim that serves one container through many execs.
 shim_growth() {
-    local pid before after round
-    ctr run --detach --runtime "$1" "$image" grower sleep 3600
-    pid=$(pgrep -f "^[^ ]*containerd-shim-.* -id grower" | head -n 1)
-    for ((round = 0; round < 2; round++)); do
-        for ((n = 0; n < 200; n++)); do ctr task exec --exec-id "e$round-$n" grower true; done
-        after=$(awk '/^RssAnon:/ { print $2 }' "/proc/$pid/status")
-        files=$(find "/proc/$pid/fd" | wc -l)
-        [ "$round" = 1 ] || { before=$after && files_before=$files; }
+    local pid before after
+    pid=$(start grower "${@:2}")
+    came_up grower "$1"
+    execs grower 1 200
+    before=$(held "$pid")
+    execs grower 2 200
+    after=$(held "$pid")
+    remove grower
+    compare "the shim of a $1 container, 200 execs, then 200 more" "$before" "$after"
+}
+
+# Somebody looks into the witness all the time.
+visits() {
+    local n
+    for ((n = 0; ; n++)); do
+        [ ! -e /run/stress.done ] || return 0
+        ctr task exec --exec-id "visit-$n" witness true
+        sleep 1
     done
-    ctr task rm --force grower >/dev/null
-    ctr container rm grower
-    printf '%s: 200 execs, then 200 more: anonymous memory %s KiB, then %s KiB; files %s, then %s\n' \
-        "$1" "$before" "$after" "$files_before" "$files"
-    [ "$after" -le $((before + 512)) ] && [ "$files" -le "$files_before" ]
 }
 
 status=0
@@ -59,9 +112,18 @@ sys.exit(0 if result["total"] and result["execTotal"] and not result["failures"]
 # One of each first, so that what is made once is there.
 run io.containerd.runc.v2 5
 run io.containerd.thaw.v1 5
+publish
+witness=$(start witness)
+came_up witness restored
+execs witness 0 200
+held_before=$(held "$witness")
 before=$(leftovers)
+visits &
+visits=$!
 run io.containerd.runc.v2 $((seconds / 10 + 5))
 run io.containerd.thaw.v1 "$seconds"
+touch /run/stress.done
+wait "$visits" || { echo "error: an exec in the witness failed" && status=1; }
 more() {
     join <(sort <<<"$before") <(leftovers | sort) | awk '$3 > $2 { print "  " $1 ": " $2 " before, " $3 " after" }'
 }
@@ -75,5 +137,8 @@ if [ -n "$left" ]; then
     ps -e -o pid,ppid,state,args
     status=1
 fi
-shim_growth io.containerd.thaw.v1 || { echo "error: the shim grows" && status=1; }
+compare "the shim of a restored container, before all that and after" "$held_before" "$(held "$witness")"
+remove witness
+shim_growth cold --annotation thaw.dev/snapshot-policy=Never
+shim_growth restored
 exit "$status"
