@@ -22,6 +22,7 @@ mod misses;
 mod key;
 mod task;
 mod timeline;
+mod uuid;
 pub mod words;
 #[cfg(feature = "parsers")]
 #[doc(hidden)]

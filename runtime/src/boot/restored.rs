@@ -25,6 +25,7 @@ use time::format_description::well_known::Rfc3339;
 use super::Request;
 use crate::key::read_bundle;
 use crate::network::Names;
+use crate::uuid;
 
 /// The version of the file.
 const FORMAT: u32 = 1;
@@ -99,8 +100,7 @@ impl RestoredFile {
             // Whatever it is, it is no container of ours, and this would write to the host.
             return Err(io::Error::other("the process has our own root directory"));
         }
-        let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-        uuid.trim().clone_into(&mut self.generation);
+        self.generation = uuid::new()?;
         self.restored = OffsetDateTime::now_utc()
             .format(&Rfc3339)
             .map_err(io::Error::other)?;

@@ -15,6 +15,8 @@ use thaw_store::{KeyPath, Published, PutMode, Store, StoreError};
 use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 
+use crate::uuid;
+
 /// The most that is read of a lease in bytes.
 const LIMIT: u64 = 4096;
 
@@ -30,6 +32,10 @@ struct Document {
     format: u32,
     /// Who holds it: host name, namespace and container id, process id.
     owner: String,
+    /// Another one in every try to take a lease. A client asks again when an answer is lost, and then hears that the
+    /// document is there: by this it knows its own.
+    #[serde(default)]
+    token: String,
     /// Seconds since 1970.
     expires: i64,
     /// The code of the failure after which nobody is to try again before `expires`.
@@ -46,13 +52,20 @@ pub(super) enum Taken {
     Theirs { owner: String, failed: Option<String> },
 }
 
+/// What tells a lease of ours from others.
+#[derive(Debug, Clone)]
+struct Holder {
+    owner: String,
+    token: String,
+}
+
 /// A lease that we hold; renewed until it is dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
     store: Arc<dyn Store>,
     key: Key,
     generation: u32,
-    owner: String,
+    holder: Holder,
     renewal: JoinHandle<()>,
 }
 
@@ -69,20 +82,28 @@ pub(super) async fn take(
     owner: &str,
     length: Duration,
 ) -> Result<Taken, StoreError> {
+    let holder = Holder {
+        owner: owner.chars().take(256).collect(),
+        // Empty, it is taken for nobody's.
+        token: uuid::new().unwrap_or_default(),
+    };
     for generation in 0..GENERATIONS {
         let path = KeyPath::of_lease(key, generation);
         // Twice: somebody may write one between our look and our own.
         for _ in 0..2 {
             if let Some(found) = read(&**store, &path).await? {
+                if !holder.token.is_empty() && found.token == holder.token {
+                    return Ok(Taken::Ours(Lease::hold(store, key, generation, holder, length)));
+                }
                 if holds(&found) {
                     let Document { owner, failed, .. } = found;
                     return Ok(Taken::Theirs { owner, failed });
                 }
                 break;
             }
-            let mine = document(owner, length, None);
+            let mine = document(&holder, length, None);
             if store.put_key(&path, mine, PutMode::IfAbsent).await? == Published::Published {
-                return Ok(Taken::Ours(Lease::hold(store, key, generation, owner, length)));
+                return Ok(Taken::Ours(Lease::hold(store, key, generation, holder, length)));
             }
         }
     }
@@ -95,19 +116,19 @@ pub(super) async fn take(
 }
 
 impl Lease {
-    fn hold(store: &Arc<dyn Store>, key: &Key, generation: u32, owner: &str, length: Duration) -> Self {
+    fn hold(store: &Arc<dyn Store>, key: &Key, generation: u32, holder: Holder, length: Duration) -> Self {
         let renewal = tokio::spawn(renew(
             Arc::clone(store),
             key.clone(),
             generation,
-            owner.to_owned(),
+            holder.clone(),
             length,
         ));
         Self {
             store: Arc::clone(store),
             key: key.clone(),
             generation,
-            owner: owner.to_owned(),
+            holder,
             renewal,
         }
     }
@@ -115,7 +136,13 @@ impl Lease {
     /// Gives it back.
     pub(super) async fn release(self) {
         self.renewal.abort();
-        if let Err(error) = remove(&*self.store, &self.key, self.generation).await {
+        let given = async {
+            if self.is_followed().await? {
+                return Ok(());
+            }
+            remove(&*self.store, &self.key, self.generation).await
+        };
+        if let Err(error) = given.await {
             log::warn!("give back the lease: {}", crate::words::chain(&error));
         }
     }
@@ -124,10 +151,22 @@ impl Lease {
     pub(super) async fn fail(self, code: &str, rest: Duration) {
         self.renewal.abort();
         let path = KeyPath::of_lease(&self.key, self.generation);
-        let mark = document(&self.owner, rest, Some(code));
-        if let Err(error) = self.store.put_key(&path, mark, PutMode::Replace).await {
+        let mark = document(&self.holder, rest, Some(code));
+        let marked = async {
+            if self.is_followed().await? {
+                return Ok(());
+            }
+            self.store.put_key(&path, mark, PutMode::Replace).await.map(drop)
+        };
+        if let Err(error) = marked.await {
             log::warn!("mark the failure: {}", crate::words::chain(&error));
         }
+    }
+
+    /// It had run out, and somebody has taken the next one: what stands below is theirs to remove.
+    async fn is_followed(&self) -> Result<bool, StoreError> {
+        let next = KeyPath::of_lease(&self.key, self.generation + 1);
+        Ok(read(&*self.store, &next).await?.is_some())
     }
 }
 
@@ -139,7 +178,7 @@ async fn remove(store: &dyn Store, key: &Key, latest: u32) -> Result<(), StoreEr
     Ok(())
 }
 
-async fn renew(store: Arc<dyn Store>, key: Key, generation: u32, owner: String, length: Duration) {
+async fn renew(store: Arc<dyn Store>, key: Key, generation: u32, holder: Holder, length: Duration) {
     loop {
         tokio::time::sleep(length / 3).await;
         let next = read(&*store, &KeyPath::of_lease(&key, generation + 1)).await;
@@ -148,7 +187,7 @@ async fn renew(store: Arc<dyn Store>, key: Key, generation: u32, owner: String, 
             return;
         }
         let path = KeyPath::of_lease(&key, generation);
-        let renewed = store.put_key(&path, document(&owner, length, None), PutMode::Replace);
+        let renewed = store.put_key(&path, document(&holder, length, None), PutMode::Replace);
         if let Err(error) = renewed.await {
             log::warn!("renew the lease: {}", crate::words::chain(&error));
         }
@@ -160,6 +199,7 @@ async fn read(store: &dyn Store, path: &KeyPath) -> Result<Option<Document>, Sto
     let run_out = Document {
         format: 1,
         owner: String::new(),
+        token: String::new(),
         expires: 0,
         failed: None,
     };
@@ -179,14 +219,15 @@ fn holds(found: &Document) -> bool {
     (1..=LONGEST).contains(&left)
 }
 
-fn document(owner: &str, length: Duration, failed: Option<&str>) -> bytes::Bytes {
+fn document(holder: &Holder, length: Duration, failed: Option<&str>) -> bytes::Bytes {
     // A second more: times are whole seconds, and a lease of less than one would never hold.
     let seconds = i64::try_from(length.as_secs())
         .unwrap_or(LONGEST)
         .saturating_add(1);
     let document = Document {
         format: 1,
-        owner: owner.chars().take(256).collect(),
+        owner: holder.owner.clone(),
+        token: holder.token.clone(),
         expires: now().saturating_add(seconds),
         failed: failed.map(str::to_owned),
     };
@@ -196,8 +237,13 @@ fn document(owner: &str, length: Duration, failed: Option<&str>) -> bytes::Bytes
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+    use std::path::Path;
+
+    use bytes::Bytes;
     use tempfile::TempDir;
     use thaw_snapshot::Digest;
+    use thaw_store::{BlobRead, KeyVersion, Uploaded};
 
     use super::*;
 
@@ -261,6 +307,91 @@ mod tests {
         assert_eq!(winners.len(), 1);
         winners.remove(0).release().await;
         assert!(ours(&store, "f").await.is_some());
+    }
+
+    #[tokio::test]
+    async fn one_that_was_followed_leaves_the_next_alone() {
+        let directory = TempDir::new().unwrap();
+        let store = store(&directory);
+        let slow = ours(&store, "slow").await.unwrap();
+        let_run_out(&store, 0).await;
+        let next = ours(&store, "next").await.unwrap();
+        assert_eq!(next.generation, 1);
+        slow.release().await;
+        assert!(ours(&store, "third").await.is_none());
+        next.release().await;
+        assert!(ours(&store, "third").await.is_some());
+    }
+
+    /// A store whose first answer to a write is lost; the client asks again, and hears what it then must.
+    #[derive(Debug)]
+    struct Lossy(Arc<dyn Store>);
+
+    #[async_trait::async_trait]
+    impl Store for Lossy {
+        fn url(&self) -> &str {
+            self.0.url()
+        }
+
+        async fn get_key(&self, key: &KeyPath, limit: u64) -> Result<Option<Bytes>, StoreError> {
+            self.0.get_key(key, limit).await
+        }
+
+        async fn get_key_version(
+            &self,
+            key: &KeyPath,
+            limit: u64,
+        ) -> Result<Option<(Bytes, KeyVersion)>, StoreError> {
+            self.0.get_key_version(key, limit).await
+        }
+
+        async fn put_key(
+            &self,
+            key: &KeyPath,
+            document: Bytes,
+            mode: PutMode,
+        ) -> Result<Published, StoreError> {
+            self.0.put_key(key, document.clone(), mode.clone()).await?;
+            self.0.put_key(key, document, mode).await
+        }
+
+        async fn list_keys(&self) -> Result<Vec<KeyPath>, StoreError> {
+            self.0.list_keys().await
+        }
+
+        async fn delete_key(&self, key: &KeyPath) -> Result<(), StoreError> {
+            self.0.delete_key(key).await
+        }
+
+        async fn head_blob(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+            self.0.head_blob(digest).await
+        }
+
+        async fn read_blob(
+            &self,
+            digest: &Digest,
+            size: u64,
+            range: Range<u64>,
+        ) -> Result<BlobRead, StoreError> {
+            self.0.read_blob(digest, size, range).await
+        }
+
+        async fn put_blob(&self, digest: &Digest, file: &Path) -> Result<Uploaded, StoreError> {
+            self.0.put_blob(digest, file).await
+        }
+
+        async fn delete_blob(&self, digest: &Digest) -> Result<(), StoreError> {
+            self.0.delete_blob(digest).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_costs_nobody_the_lease() {
+        let directory = TempDir::new().unwrap();
+        let lossy: Arc<dyn Store> = Arc::new(Lossy(store(&directory)));
+        let lease = ours(&lossy, "a").await.unwrap();
+        assert_eq!(lease.generation, 0);
+        assert!(ours(&lossy, "b").await.is_none());
     }
 
     #[tokio::test]
