@@ -10,18 +10,11 @@ set -euo pipefail
 
 handler=$1 program=$2
 shift 2
-export CONTAINERD_NAMESPACE=k8s.io
-kubernetes=registry.k8s.io/e2e-test-images staging=gcr.io/k8s-staging-cri-tools
-names=("$kubernetes"/{busybox:1.29-2,nginx:1.14-2,httpd:2.4.39-4,nonewprivs:1.3}
-    "$staging"/test-image-{user-uid,user-username,user-uid-group,user-username-group,predefined-group,latest}:latest
-    "$staging"/test-image-tag:{test,all} "$staging"/test-image-{1,2,3}:latest "$staging"/test-image-tags:{1,2,3}
-    "$staging/hostnet-nginx-$(dpkg --print-architecture):latest")
 network
 serve_public_names
+python3 -B /src/hack/lib/critest-images.py /images/critest.tar registry.k8s.io "$public_certificate"
 containerd_node
-push_public_names "${names[@]}"
-# An image for each kind of test would have to be built; so those that look for its user or its server fail with any
-# shim. NRI is not a matter of the shim.
+# NRI is not a matter of the shim.
 "$program" --runtime-handler "$handler" --ginkgo.no-color --ginkgo.seed 1 --ginkgo.timeout 20m \
     --ginkgo.json-report "$dir/report.json" "$@" || true
 python3 - "$dir/report.json" <<'P'

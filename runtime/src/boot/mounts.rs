@@ -200,13 +200,18 @@ impl<'a> Asking<'a> {
         let path = Path::new(&found.mountpoint);
         let all = || self.mounts.iter().enumerate();
         let candidates = || all().filter(|(index, _)| !made.contains(index));
-        let here = candidates().find(|(_, (at, asked))| at == path && is_of_kind(found, at, asked));
-        // Where the image has a link on the way (/var/run), runc mounts at its end, and the key stays the spec's.
+        let here = candidates().find(|(_, (at, asked))| at == path && is_of_kind(found, asked));
+        // Where the image has a link on the way (/var/run), runc mounts at its end, and calls a bind by that. It gives
+        // CRIU no source for a name that no bind of the spec comes to (runc, `addCriuRestoreMount`), so all that is
+        // left to tell is which of them this one is.
         let elsewhere = || {
-            candidates().find(|(_, (at, asked))| {
-                let moved = at.file_name() == path.file_name();
-                moved && !of_the_kernel(path) && !of_the_kernel(at) && is_of_kind(found, at, asked)
-            })
+            let moved = candidates().filter(|(_, (at, asked))| {
+                !of_the_kernel(path)
+                    && !of_the_kernel(at)
+                    && is_of_kind(found, asked)
+                    && ends_alike(at, path) > 0
+            });
+            moved.max_by_key(|(_, (at, _))| ends_alike(at, path))
         };
         let Some((index, (_, asked))) = here.or_else(elsewhere) else {
             return Ok(None);
@@ -315,11 +320,16 @@ fn is_cgroup(asked: &Asked) -> bool {
     !is_bind(asked) && asked.typ().as_deref() == Some("cgroup")
 }
 
-/// A bind comes from outside under the spec's name for it; anything else is a whole file system of the spec's type.
-fn is_of_kind(found: &Mount, at: &Path, asked: &Asked) -> bool {
+/// How many names two paths have in common at their ends.
+fn ends_alike(one: &Path, other: &Path) -> usize {
+    let names = one.iter().rev().zip(other.iter().rev());
+    names.take_while(|(one, other)| one == other).count()
+}
+
+/// A bind comes from outside by the name of its place; anything else is a whole file system of the spec's type.
+fn is_of_kind(found: &Mount, asked: &Asked) -> bool {
     if is_bind(asked) {
-        let key = found.external_key.as_deref().map(Path::new);
-        return key.and_then(plain).as_deref() == Some(at);
+        return found.external_key.as_deref() == Some(found.mountpoint.as_str());
     }
     let kind = asked.typ().as_deref().unwrap_or_default();
     let same = match kind {

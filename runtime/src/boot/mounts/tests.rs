@@ -192,9 +192,24 @@ fn binds_come_by_their_keys() {
     };
     assert_eq!(with("/var/run/secret", 1, Some("/var/run/secret")), "");
     // Through a link of the image.
-    assert_eq!(with("/run/secret", 1, Some("/var/run/secret")), "");
-    assert!(with("/run/secret", 0, Some("/var/run/secret")).contains("is not ro"));
-    assert!(with("/run/another", 1, Some("/var/run/secret")).contains("mount tmpfs at /run/another,"));
-    assert!(with("/run/secret", 1, Some("/etc/shadow")).contains("mount tmpfs at /run/secret,"));
+    assert_eq!(with("/run/secret", 1, Some("/run/secret")), "");
+    assert!(with("/run/secret", 0, Some("/run/secret")).contains("is not ro"));
+    assert!(with("/run/another", 1, Some("/run/another")).contains("mount tmpfs at /run/another,"));
+    assert!(with("/run/secret", 1, Some("/var/run/secret")).contains("mount tmpfs at /run/secret,"));
+    assert!(with("/proc/secret", 1, Some("/proc/secret")).contains("has no place"));
     assert!(with("/run/secret", 1, None).contains("mount tmpfs at /run/secret,"));
+    // Of two the one that ends more alike.
+    let writable =
+        json!({"destination": "/b/secret", "type": "bind", "source": "/srv", "options": ["rbind"]});
+    asked["mounts"].as_array_mut().unwrap().push(writable);
+    let mut images = sleep();
+    let tree = images.get_mut("mountpoints-13.img").unwrap();
+    tree.extend(record(
+        ROOT,
+        "/elsewhere/run/secret",
+        TMPFS,
+        0,
+        Some("/elsewhere/run/secret"),
+    ));
+    assert!(refusal(&images, &asked).contains("is not ro"));
 }
