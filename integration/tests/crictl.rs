@@ -147,7 +147,7 @@ fn crictl_stops_one_of_two() -> Result<()> {
                 until_logged(&container, "up")?;
             }
             came_up(&cri, name, &container, way)?;
-            let script = "hostname; cd /proc/self/ns; readlink net ipc uts";
+            let script = "hostname; for ns in net ipc uts; do readlink /proc/self/ns/$ns; done";
             let seen = container.exec(&["sh", "-c", script])?.ok()?;
             ensure!(seen.starts_with(&format!("{name}\n")), "{seen}");
             ensure!(Crictl::exec_in(&sidecar, &["sh", "-c", script])?.ok()? == seen);
