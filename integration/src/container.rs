@@ -156,6 +156,16 @@ impl Container {
         ])?)?)
     }
 
+    /// The outcome as the shim has written it down, without what a store says to it.
+    ///
+    /// # Errors
+    /// When there is no record.
+    pub fn recorded(&self) -> Result<Outcome> {
+        let path = format!("/run/thaw/default/{}/outcome.json", self.id);
+        let text = fs::read(&path).with_context(|| path)?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+
     /// Fails unless it was restored.
     ///
     /// # Errors

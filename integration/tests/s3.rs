@@ -31,7 +31,7 @@ fn the_server_keeps_the_rules() -> Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let store = thaw_store::open(&url().parse::<url::Url>()?, &options)?;
+        let store = thaw_store::open(&url().parse::<url::Url>()?, &options).await?;
         thaw_store::conformance::run(&*store, &name, true).await?;
         anyhow::Ok(())
     })?;

@@ -1,11 +1,14 @@
 //! Whatever becomes of the store, containers start, and hardly later: real shims against a real server, with a way to
 //! it that breaks.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use thaw_integration::{Container, Fault, FaultyStore, Lab, Outcome, Python, ok, run, until};
 
 /// What a start may lose to the store: the lookup deadline of 300 ms at first, with room for a busy machine (the next
@@ -25,24 +28,36 @@ fn lost(outcome: &Outcome) -> f64 {
 
 /// One container, which has to come up cold for one of these reasons and to serve; what the store cost it.
 fn cold(lab: &Lab, reasons: &[&str]) -> Result<f64> {
+    let cost = cold_beside(lab, reasons)?;
+    lab.nothing_left()?;
+    Ok(cost)
+}
+
+/// As [`cold`], beside things that are not of the container.
+fn cold_beside(lab: &Lab, reasons: &[&str]) -> Result<f64> {
     let outcome = {
         let python = lab.python("cold")?;
-        python.container.outcome()?
+        // Not `thaw explain`, which asks the store.
+        python.container.recorded()?
     };
     if outcome.result != "cold" || !reasons.contains(&outcome.reason.as_str()) {
         bail!("should be cold for {reasons:?}, is {outcome:?}");
     }
-    lab.nothing_left()?;
     Ok(lost(&outcome))
 }
 
 /// Four containers in a row; the first for `first`, the others for `later`.
-fn costs_little(lab: &Lab, first: &[&str], later: &[&str]) -> Result<()> {
-    let cost = cold(lab, first)?;
+fn costs_little(
+    lab: &Lab,
+    start: fn(&Lab, &[&str]) -> Result<f64>,
+    first: &[&str],
+    later: &[&str],
+) -> Result<()> {
+    let cost = start(lab, first)?;
     ensure!(cost < FIRST, "the first start lost {cost} ms");
     let mut costs = Vec::new();
     for _ in 0..3 {
-        costs.push(cold(lab, later)?);
+        costs.push(start(lab, later)?);
     }
     let best = costs.iter().copied().fold(f64::INFINITY, f64::min);
     ensure!(best < LATER, "later starts lost {costs:?} ms");
@@ -77,6 +92,53 @@ impl Drop for BlackHole {
     }
 }
 
+/// A directory on a file system whose server is gone: whoever looks at it waits. It is one of FUSE with nobody behind it;
+/// when this is dropped it is an empty directory, and those who wait get an error.
+struct Hung {
+    path: PathBuf,
+    device: Option<File>,
+}
+
+impl Hung {
+    fn new(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path)?;
+        let device = File::options().read(true).write(true).open("/dev/fuse")?;
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        let none = MsFlags::empty();
+        mount(Some("hung"), path, Some("fuse"), none, Some(options.as_str())).context("mount")?;
+        Ok(Self {
+            path: path.to_owned(),
+            device: Some(device),
+        })
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        self.device.take();
+        umount2(&self.path, MntFlags::MNT_DETACH).ok();
+    }
+}
+
+/// The shim has one thread, and the others of its containers are served meanwhile.
+#[test]
+fn a_directory_that_hangs_costs_little() -> Result<()> {
+    let Some(lab) = Lab::enter("a_directory_that_hangs_costs_little") else {
+        return Ok(());
+    };
+    {
+        let path = lab.path("hung");
+        let hung = Hung::new(&path)?;
+        lab.configure_store(&format!("file://{}/store", path.display()), "")?;
+        costs_little(&lab, cold_beside, &["lookup_timeout"], &["store_resting"])?;
+        drop(hung);
+        until("a store that answers", Duration::from_secs(60), || {
+            Ok(cold(&lab, &["no_snapshot"]).is_ok().then_some(()))
+        })?;
+    }
+    lab.done()
+}
+
 #[test]
 fn a_dead_store_costs_little() -> Result<()> {
     let Some(lab) = Lab::enter_with_s3("a_dead_store_costs_little") else {
@@ -87,11 +149,11 @@ fn a_dead_store_costs_little() -> Result<()> {
     let resting = ["store_resting", "lookup_failed"];
     let keys = |address: &str| format!("store.endpoint = 'http://{address}'\nstore.allow_http = true");
     lab.configure_store(URL, &keys("127.0.0.1:1"))?;
-    costs_little(&lab, &out, &resting).context("refused")?;
+    costs_little(&lab, cold, &out, &resting).context("refused")?;
     {
         let _hole = BlackHole::new()?;
         lab.configure_store(URL, &keys(BlackHole::ADDRESS))?;
-        costs_little(&lab, &out, &resting).context("black hole")?;
+        costs_little(&lab, cold, &out, &resting).context("black hole")?;
     }
     let store = FaultyStore::new()?;
     let html = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 40\r\nETag: \"x\"\r\n\
@@ -111,7 +173,7 @@ fn a_dead_store_costs_little() -> Result<()> {
     ] {
         lab.configure_store(URL, &store.keys())?;
         store.set(fault);
-        costs_little(&lab, &out, &resting).context(what)?;
+        costs_little(&lab, cold, &out, &resting).context(what)?;
     }
     // Quick, clear and of no use: no outage, but not worth a second question at once.
     for (what, answer) in [
@@ -121,7 +183,7 @@ fn a_dead_store_costs_little() -> Result<()> {
         let keys = format!("{}\nstore.remember_misses = '10m'", store.keys());
         lab.configure_store(URL, &keys)?;
         store.set(Fault::Answer(answer));
-        costs_little(&lab, &clear, &clear).context(what)?;
+        costs_little(&lab, cold, &clear, &clear).context(what)?;
     }
     // No credentials anywhere, and nobody who would give some.
     lab.configure_store("gs://thaw", "")?;
@@ -131,7 +193,7 @@ fn a_dead_store_costs_little() -> Result<()> {
         "store_invalid",
         "store_resting",
     ];
-    costs_little(&lab, &reasons, &reasons).context("no credentials")?;
+    costs_little(&lab, cold, &reasons, &reasons).context("no credentials")?;
     lab.done()
 }
 

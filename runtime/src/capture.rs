@@ -336,7 +336,7 @@ pub async fn capture(
     let known = containerd.identify(&request.namespace, &request.id);
     let known = known.await.map_err(CaptureError::Identify)?;
     let host = find::host(config, &donor.runc).await?;
-    let store = open(config)?;
+    let store = open(config).await?;
     let watched = prepare::prepare(config, request, &donor, progress).await?;
     cancel.check()?;
 
@@ -384,12 +384,10 @@ pub async fn capture(
     })
 }
 
-fn open(config: &NodeConfig) -> Result<Arc<dyn Store>, CaptureError> {
-    thaw_store::open(
-        config.store.url.as_url(),
-        &crate::boot::store_options(&config.store),
-    )
-    .map_err(CaptureError::Store)
+async fn open(config: &NodeConfig) -> Result<Arc<dyn Store>, CaptureError> {
+    let options = crate::boot::store_options(&config.store);
+    let store = thaw_store::open(config.store.url.as_url(), &options).await;
+    store.map_err(CaptureError::Store)
 }
 
 /// runc, with the settings that the shim uses for the container.

@@ -98,7 +98,8 @@ pub async fn explain(config: &NodeConfig, outcome: &Outcome) -> Result<More, Exp
     let annotations = bundle.spec.annotations().clone().unwrap_or_default();
     let policy = Policy::resolve(config, &annotations).map_err(ExplainError::Annotation)?;
     let url = policy.store.as_ref().unwrap_or(&config.store.url);
-    let store = thaw_store::open(url.as_url(), &store_options(&config.store)).map_err(ExplainError::Store)?;
+    let store = thaw_store::open(url.as_url(), &store_options(&config.store)).await;
+    let store = store.map_err(ExplainError::Store)?;
     let asked = Asked {
         config,
         outcome,

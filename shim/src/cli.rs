@@ -182,7 +182,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         match cli.verb {
             Verb::Capture(capture) => capture.run(&context).await,
             Verb::Ls => ls::run(&context).await,
@@ -193,7 +193,10 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Verb::Quarantine(quarantine) => quarantine.run(&context),
             Verb::Completion(_) | Verb::LoopbackUp | Verb::RootfsDiff { .. } => Ok(()),
         }
-    })
+    });
+    // Not waiting for its threads: one may hang on a store.
+    runtime.shutdown_background();
+    done
 }
 
 #[cfg(test)]

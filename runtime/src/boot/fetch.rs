@@ -49,7 +49,7 @@ pub(super) async fn local(
         Some(entry) => entry,
         None => {
             let deadline = Instant::now() + boot.config.deadlines.fetch;
-            let fetched = cache.fetch(&**store.store()?, &manifest, deadline).await;
+            let fetched = cache.fetch(&**store.store().await?, &manifest, deadline).await;
             let fetched = fetched.map_err(|error| {
                 if let FetchError::Store(error) = &error {
                     store.failed(error);

@@ -56,7 +56,7 @@ pub(super) async fn find(
 
     timeline.key = keys.first().map(Key::path);
     timeline.stage("lookup");
-    let store = Asked::new(boot, &policy);
+    let store = Asked::new(&boot.config, &policy);
     let limit = memory_limit(&bundle.spec);
     let manifest = first(boot, &store, keys, limit, timeline).await?;
     timeline.snapshot = Some(manifest.id().to_string());
@@ -93,7 +93,7 @@ async fn first(
         if number > 0 {
             timeline.stage("lookup");
         }
-        let document = match store.document(boot, &key).await {
+        let document = match store.document(&boot.config, &key).await {
             Err(
                 miss @ (Reason::Miss
                 | Reason::Known {

@@ -262,6 +262,7 @@ impl Reason {
             Self::Identify(IdentifyError::NoImage | IdentifyError::Docker { .. }) => "image_unknown",
             Self::Identify(IdentifyError::Moved { .. } | IdentifyError::ImageGone { .. }) => "image_moved",
             Self::Identify(_) => "identify_failed",
+            Self::Store(OpenError::Timeout { .. }) => "lookup_timeout",
             Self::Store(_) => "store_invalid",
             Self::Known {
                 said: Said::Broken, ..

@@ -256,9 +256,10 @@ mod tests {
         }
     }
 
-    fn store(directory: &TempDir) -> Arc<dyn Store> {
-        let url = format!("file://{}", directory.path().display());
-        thaw_store::open(&url.parse().unwrap(), &thaw_store::StoreOptions::default()).unwrap()
+    async fn store(directory: &TempDir) -> Arc<dyn Store> {
+        let url = format!("file://{}", directory.path().display()).parse().unwrap();
+        let store = thaw_store::open(&url, &thaw_store::StoreOptions::default()).await;
+        store.unwrap()
     }
 
     async fn ours(store: &Arc<dyn Store>, owner: &str) -> Option<Lease> {
@@ -278,7 +279,7 @@ mod tests {
     #[tokio::test]
     async fn one_holds_it_until_it_is_given_back() {
         let directory = TempDir::new().unwrap();
-        let store = store(&directory);
+        let store = store(&directory).await;
         let first = ours(&store, "a").await.unwrap();
         assert!(ours(&store, "b").await.is_none());
         first.release().await;
@@ -294,7 +295,7 @@ mod tests {
     #[tokio::test]
     async fn of_many_one_follows_a_lease_that_has_run_out() {
         let directory = TempDir::new().unwrap();
-        let store = store(&directory);
+        let store = store(&directory).await;
         drop(ours(&store, "a").await);
         let_run_out(&store, 0).await;
         let mut tasks = tokio::task::JoinSet::new();
@@ -397,7 +398,7 @@ mod tests {
     #[tokio::test]
     async fn a_lease_that_says_nonsense_has_run_out() {
         let directory = TempDir::new().unwrap();
-        let store = store(&directory);
+        let store = store(&directory).await;
         let far = format!(r#"{{"format":1,"owner":"x","expires":{}}}"#, i64::MAX);
         for text in ["", "[]", far.as_str()] {
             let path = KeyPath::of_lease(&key(), 0);

@@ -220,7 +220,8 @@ impl Proof<'_> {
             ..self.manifest.clone()
         };
         let options = boot::store_options(&config.store);
-        let store = thaw_store::open(config.store.url.as_url(), &options).map_err(ProofError::Open)?;
+        let store = thaw_store::open(config.store.url.as_url(), &options).await;
+        let store = store.map_err(ProofError::Open)?;
         thaw_store::publish(&*store, self.packed, &manifest, PutMode::Replace)
             .await
             .map_err(|source| ProofError::Publish(Box::new(source)))?;

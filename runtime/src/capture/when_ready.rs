@@ -185,7 +185,7 @@ impl Watched<'_> {
             config.store.url = url.clone();
         }
         let wanted = self.wanted(donor).await.map_err(WhenReadyError::Capture)?;
-        let store = super::open(&config).map_err(WhenReadyError::Capture)?;
+        let store = super::open(&config).await.map_err(WhenReadyError::Capture)?;
         if let Some(why) = self.there(&*store, &wanted).await? {
             return Ok(Done::Skipped {
                 code: "already_there",

@@ -77,7 +77,7 @@ impl Donor {
         fs::write(&tar, &self.rootfs).unwrap();
         let packed = thaw_store::pack(&images, Some(&tar), &out, &()).unwrap();
         let manifest = self.manifest(world, packed.blobs.clone()).await;
-        let store = open(world);
+        let store = open(world).await;
         thaw_store::publish(&*store, &packed, &manifest, PutMode::Replace)
             .await
             .unwrap();
@@ -184,6 +184,7 @@ pub(crate) fn read_all(directory: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-fn open(world: &World) -> std::sync::Arc<dyn Store> {
-    thaw_store::open(world.config.store.url.as_url(), &StoreOptions::default()).unwrap()
+async fn open(world: &World) -> std::sync::Arc<dyn Store> {
+    let store = thaw_store::open(world.config.store.url.as_url(), &StoreOptions::default()).await;
+    store.unwrap()
 }

@@ -147,6 +147,12 @@ pub(crate) const STORIES: &[Story] = &[
         fs::remove_file(&document).unwrap();
         fs::create_dir(document).unwrap();
     }),
+    at_clone("lookup_failed", |world| {
+        // Whoever opens it for reading waits for a writer.
+        let document = key_document(world);
+        fs::remove_file(&document).unwrap();
+        nix::unistd::mkfifo(&document, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }),
     at_clone("lookup_timeout", |world| {
         // No network answers at once.
         world.config.store.url = "s3://bucket/thaw".parse().unwrap();

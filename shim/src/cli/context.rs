@@ -77,10 +77,10 @@ impl Context {
     }
 
     /// Opens the store; nothing is sent yet.
-    pub(super) fn store(&self) -> Result<Arc<dyn Store>, Failure> {
+    pub(super) async fn store(&self) -> Result<Arc<dyn Store>, Failure> {
         let wanted = &self.config.store;
-        Ok(thaw_store::open(wanted.url.as_url(), &options(wanted))
-            .with_context(|| format!("can't open the store {}", wanted.url))?)
+        let store = thaw_store::open(wanted.url.as_url(), &options(wanted)).await;
+        Ok(store.with_context(|| format!("can't open the store {}", wanted.url))?)
     }
 }
 

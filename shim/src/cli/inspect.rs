@@ -18,7 +18,7 @@ pub(super) struct Inspect {
 
 impl Inspect {
     pub(super) async fn run(&self, context: &Context) -> Result<(), Failure> {
-        let store = context.store()?;
+        let store = context.store().await?;
         let snapshots = snapshots::all(store.as_ref()).await?;
         context
             .output

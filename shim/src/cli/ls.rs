@@ -22,7 +22,7 @@ struct Row {
 }
 
 pub(super) async fn run(context: &Context) -> Result<(), Failure> {
-    let store = context.store()?;
+    let store = context.store().await?;
     let rows: Vec<Row> = snapshots::all(store.as_ref()).await?.iter().map(row).collect();
     context.output.print(&rows, |rows, out| {
         let head = ["ID", "IMAGE", "SCOPE", "CREATED", "MEMORY", "STORED"]

@@ -29,7 +29,7 @@ struct Gone {
 
 impl Rm {
     pub(super) async fn run(&self, context: &Context) -> Result<(), Failure> {
-        let store = context.store()?;
+        let store = context.store().await?;
         let snapshots = snapshots::all(store.as_ref()).await?;
         // All names are looked at first: a typing error removes nothing.
         let ids: BTreeSet<Digest> = self

@@ -50,7 +50,7 @@ struct Unfit {
 
 impl Verify {
     pub(super) async fn run(&self, context: &Context) -> Result<(), Failure> {
-        let store = context.store()?;
+        let store = context.store().await?;
         let snapshots = snapshots::all(store.as_ref()).await?;
         let snapshot = snapshots::find(&snapshots, &self.id)?;
         let (config, manifest) = (&context.config, &snapshot.manifest);

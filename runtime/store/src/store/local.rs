@@ -1,15 +1,18 @@
 //! Reads from the directory of a `file://` store, without the object store client.
 //!
-//! The client does each read on a thread of its own, and streams in pieces of 8 KiB (object_store 0.14, `local.rs`).
-//! A look-up is on the way of every container start on the node, so it is one `open` and one `read` here.
+//! The client opens on one thread, then streams in pieces of 8 KiB, each handed over anew (object_store 0.14,
+//! `local.rs`). A look-up is on the way of every container start on the node, so here it is one hand-over, one `open`
+//! and one `read`. Everything here may block for as long as a network file system likes: see [`on_thread`].
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::error::Elapsed;
 
 use super::BlobRead;
 
@@ -21,6 +24,16 @@ pub(super) enum SmallFile {
     Missing,
     /// It has more bytes than the limit.
     TooLarge,
+}
+
+/// Runs `work` on a thread that may block, and waits for it no longer than `limit`. A file system that hangs then holds
+/// up that one thread; the caller's, which may be the only one of a shim, goes on and its deadlines hold.
+pub(super) async fn on_thread<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<io::Result<T>, Elapsed> {
+    let done = tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await?;
+    Ok(done.map_err(io::Error::other).and_then(|done| done))
 }
 
 pub(super) fn read_small(path: &Path, limit: u64) -> io::Result<SmallFile> {
@@ -51,6 +64,16 @@ pub(super) fn read_range(path: &Path, size: u64, range: Range<u64>) -> io::Resul
     Ok(BlobRead::Bytes(bytes.into()))
 }
 
+/// Size in bytes of a regular file, or `None` when there is none. It is not opened: that would block on a FIFO.
+pub(super) fn size(path: &Path) -> io::Result<Option<u64>> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => Ok(Some(metadata.len())),
+        Ok(_) => Err(not_regular()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Opens a regular file. A FIFO or device in its place must neither block us nor be read.
 fn open_regular(path: &Path) -> io::Result<Option<(File, u64)>> {
     let file = match OpenOptions::new()
@@ -64,7 +87,11 @@ fn open_regular(path: &Path) -> io::Result<Option<(File, u64)>> {
     };
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        return Err(not_regular());
     }
     Ok(Some((file, metadata.len())))
+}
+
+fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
 }

@@ -13,7 +13,8 @@ use futures::TryStreamExt as _;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutOptions, WriteMultipart,
+    GetOptions, GetRange, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutOptions,
+    WriteMultipart,
 };
 use thaw_snapshot::Digest;
 use tokio::io::AsyncReadExt as _;
@@ -95,6 +96,31 @@ impl ObjectBackend {
         }
     }
 
+    /// Does something with the file of an object in the store's directory, on a thread that may block and with the limit
+    /// on its time.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        directory: &LocalFileSystem,
+        attempt: &'static str,
+        path: &Path,
+        work: impl FnOnce(&FsPath) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let file = file_of(directory, attempt, path)?;
+        match local::on_thread(self.limit, move || work(&file)).await {
+            Err(_elapsed) => Err(StoreError::Timeout {
+                attempt,
+                path: path.to_string(),
+                limit: self.limit,
+            }),
+            Ok(Err(source)) => Err(StoreError::Directory {
+                attempt,
+                path: path.to_string(),
+                source,
+            }),
+            Ok(Ok(value)) => Ok(value),
+        }
+    }
+
     /// A small object of a server.
     async fn get_small(&self, path: &Path, limit: u64) -> Result<Option<(Bytes, ObjectMeta)>, StoreError> {
         let work = async {
@@ -122,21 +148,13 @@ impl ObjectBackend {
             let work = async { published(update::at_server(&*self.client, path, document, expected).await) };
             return self.demand("write", path, work).await;
         };
-        let attempt = "write";
-        let failed = |source| StoreError::Directory {
-            attempt,
-            path: path.to_string(),
-            source,
-        };
-        let file = file_of(directory, attempt, path)?;
-        let turn = match Turn::take(&file).await {
-            // The last document of its directory was removed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Published::AlreadyThere),
-            turn => turn.map_err(failed)?,
-        };
-        if !update::is_still(&file, expected).map_err(failed)? {
+        let (attempt, expected) = ("write", expected.clone());
+        let turn = self.on_disk(directory, attempt, path, move |file| {
+            Turn::to_replace(file, &expected)
+        });
+        let Some(turn) = turn.await? else {
             return Ok(Published::AlreadyThere);
-        }
+        };
         let put = self.client.put(path, document.into());
         self.demand(attempt, path, put).await?;
         drop(turn);
@@ -151,9 +169,7 @@ impl ObjectBackend {
 
     /// Sends a large file in parts. On failure the parts are dropped, so that no half blob is ever seen.
     async fn send_parts(&self, path: &Path, file: tokio::fs::File, size: u64) -> Result<(), StoreError> {
-        let upload = self
-            .demand("start", path, self.client.put_multipart(path))
-            .await?;
+        let upload = self.demand("start", path, self.start_parts(path)).await?;
         let mut writer = WriteMultipart::new_with_chunk_size(upload, PART);
         match self.send_body(path, file, size, &mut writer).await {
             Ok(()) => self.demand("finish", path, writer.finish()).await.map(|_| ()),
@@ -163,6 +179,16 @@ impl ObjectBackend {
                 Err(error)
             }
         }
+    }
+
+    async fn start_parts(&self, path: &Path) -> object_store::Result<Box<dyn MultipartUpload>> {
+        if self.directory.is_none() {
+            return self.client.put_multipart(path).await;
+        }
+        // For a directory the client makes the file where it is asked (object_store 0.14, `local.rs`).
+        let (client, path) = (Arc::clone(&self.client), path.clone());
+        let handle = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || handle.block_on(client.put_multipart(&path))).await?
     }
 
     async fn send_body(
@@ -214,8 +240,10 @@ impl Store for ObjectBackend {
     async fn get_key(&self, key: &KeyPath, limit: u64) -> Result<Option<Bytes>, StoreError> {
         let path = key.as_object();
         if let Some(directory) = &self.directory {
-            // On this thread on purpose: a small read costs less than handing it over.
-            return match read_small(directory, path, limit)? {
+            let read = self.on_disk(directory, "read", path, move |file| {
+                local::read_small(file, limit)
+            });
+            return match read.await? {
                 SmallFile::Bytes(bytes) => Ok(Some(bytes)),
                 SmallFile::Missing => Ok(None),
                 SmallFile::TooLarge => Err(too_large(path, limit)),
@@ -287,8 +315,12 @@ impl Store for ObjectBackend {
 
     async fn head_blob(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
         let path = blob_path(digest);
+        let attempt = "look at";
+        if let Some(directory) = &self.directory {
+            return self.on_disk(directory, attempt, &path, local::size).await;
+        }
         Ok(self
-            .request("look at", &path, self.client.head(&path))
+            .request(attempt, &path, self.client.head(&path))
             .await?
             .map(|meta| meta.size))
     }
@@ -296,7 +328,8 @@ impl Store for ObjectBackend {
     async fn read_blob(&self, digest: &Digest, size: u64, range: Range<u64>) -> Result<BlobRead, StoreError> {
         let path = blob_path(digest);
         if let Some(directory) = &self.directory {
-            return read_range(directory, &path, size, range).await;
+            let read = move |file: &FsPath| local::read_range(file, size, range);
+            return self.on_disk(directory, "read", &path, read).await;
         }
         let wanted = range.end.saturating_sub(range.start);
         let options = GetOptions {
@@ -407,31 +440,4 @@ fn file_of(
             path: path.to_string(),
             source,
         })
-}
-
-fn read_small(directory: &LocalFileSystem, path: &Path, limit: u64) -> Result<SmallFile, StoreError> {
-    let attempt = "read";
-    let file = file_of(directory, attempt, path)?;
-    local::read_small(&file, limit).map_err(|source| StoreError::Directory {
-        attempt,
-        path: path.to_string(),
-        source,
-    })
-}
-
-async fn read_range(
-    directory: &LocalFileSystem,
-    path: &Path,
-    size: u64,
-    range: Range<u64>,
-) -> Result<BlobRead, StoreError> {
-    let attempt = "read";
-    let file = file_of(directory, attempt, path)?;
-    let read = tokio::task::spawn_blocking(move || local::read_range(&file, size, range));
-    let read = read.await.map_err(io::Error::other).and_then(|read| read);
-    read.map_err(|source| StoreError::Directory {
-        attempt,
-        path: path.to_string(),
-        source,
-    })
 }

@@ -16,8 +16,8 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use thiserror::Error;
 use url::Url;
 
-use super::Store;
 use super::object::ObjectBackend;
+use super::{Store, local};
 
 /// How to talk to a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +73,14 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// The directory of a `file://` store is on a file system that does not answer.
+    #[error("the store's directory {path} did not answer within {limit:?}")]
+    Timeout {
+        /// The directory.
+        path: PathBuf,
+        /// The limit that passed.
+        limit: Duration,
+    },
     /// The client library does not take the URL or the environment's settings.
     #[error("could not set up a client for {url}")]
     Client {
@@ -85,17 +93,18 @@ pub enum OpenError {
 }
 
 /// Opens the store at `url`. Credentials and endpoints come from the variables and files that each provider's own
-/// tools use. Nothing is sent yet; a `file://` store makes no client and no thread.
+/// tools use. Nothing is sent yet. The directory of a `file://` store is made, on a thread that may block.
 ///
 /// # Errors
-/// When the URL or the environment can't describe a store. A store that is down is found later.
-pub fn open(url: &Url, options: &StoreOptions) -> Result<Arc<dyn Store>, OpenError> {
+/// When the URL or the environment can't describe a store. A server that is down is found later, a directory that does
+/// not answer within `request_timeout` here.
+pub async fn open(url: &Url, options: &StoreOptions) -> Result<Arc<dyn Store>, OpenError> {
     // A query is where some providers' shared links carry their signature.
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
         return Err(OpenError::Credentials);
     }
     if url.scheme() == "file" {
-        return open_directory(url, options);
+        return open_directory(url, options).await;
     }
     let client = match url.scheme() {
         "s3" => s3(url, options)
@@ -135,27 +144,32 @@ pub fn open(url: &Url, options: &StoreOptions) -> Result<Arc<dyn Store>, OpenErr
     Ok(Arc::new(ObjectBackend::new(client, url.as_str(), options)))
 }
 
-fn open_directory(url: &Url, options: &StoreOptions) -> Result<Arc<dyn Store>, OpenError> {
+async fn open_directory(url: &Url, options: &StoreOptions) -> Result<Arc<dyn Store>, OpenError> {
     if url.host_str().is_some_and(|host| !host.is_empty()) {
         return Err(OpenError::Path);
     }
     let Ok(path) = url.to_file_path() else {
         return Err(OpenError::Path);
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&path)
-        .map_err(|source| OpenError::Directory {
-            path: path.clone(),
-            source,
-        })?;
-    let local = LocalFileSystem::new_with_prefix(&path)
-        .map_err(|source| OpenError::Client {
-            url: url.to_string(),
-            source,
-        })?
-        .with_fsync(true);
+    let (root, limit) = (path.clone(), options.request_timeout);
+    let local = local::on_thread(limit, move || {
+        // Not asked for what is there: it would take the lock of the directory above, and on a file system that hangs
+        // whoever else wants that waits where no signal reaches it.
+        if !root.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
+        }
+        // It resolves symbolic links, which is a look at every directory on the way.
+        Ok(LocalFileSystem::new_with_prefix(&root))
+    });
+    let local = match local.await {
+        Err(_elapsed) => return Err(OpenError::Timeout { path, limit }),
+        Ok(made) => made.map_err(|source| OpenError::Directory { path, source })?,
+    };
+    let local = local.map_err(|source| OpenError::Client {
+        url: url.to_string(),
+        source,
+    });
+    let local = local?.with_fsync(true);
     Ok(Arc::new(ObjectBackend::directory(local, url.as_str(), options)))
 }
 

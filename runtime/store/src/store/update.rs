@@ -62,11 +62,11 @@ pub(super) async fn at_server(
 pub(super) struct Turn(#[expect(dead_code, reason = "holds the lock")] File);
 
 impl Turn {
-    /// Waits for the turn, for a document at `file`.
+    /// Waits for the turn, for a document at `file`. Blocks.
     ///
     /// # Errors
     /// What the kernel answered; `TimedOut` when somebody does not let go.
-    pub(super) async fn take(file: &FsPath) -> io::Result<Self> {
+    fn take(file: &FsPath) -> io::Result<Self> {
         let directory = File::open(file.parent().unwrap_or(file))?;
         let until = Instant::now() + PATIENCE;
         loop {
@@ -77,15 +77,28 @@ impl Turn {
                     return Err(io::Error::from(io::ErrorKind::TimedOut));
                 }
                 Err(std::fs::TryLockError::WouldBlock) => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    std::thread::sleep(Duration::from_millis(10));
                 }
             }
         }
     }
+
+    /// The turn to replace the document at `file`; `None` when it is not the one that was read any more. Blocks.
+    ///
+    /// # Errors
+    /// What the kernel answered; `TimedOut` when somebody does not let go.
+    pub(super) fn to_replace(file: &FsPath, expected: &KeyVersion) -> io::Result<Option<Self>> {
+        let turn = match Self::take(file) {
+            // The last document of its directory was removed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            turn => turn?,
+        };
+        Ok(is_still(file, expected)?.then_some(turn))
+    }
 }
 
 /// Whether the document at `file` is still the one that was read.
-pub(super) fn is_still(file: &FsPath, expected: &KeyVersion) -> io::Result<bool> {
+fn is_still(file: &FsPath, expected: &KeyVersion) -> io::Result<bool> {
     Ok(match local::read_small(file, MAX_DOCUMENT as u64)? {
         SmallFile::Bytes(bytes) => Digest::of(&bytes) == expected.content,
         SmallFile::Missing | SmallFile::TooLarge => false,

@@ -35,7 +35,7 @@ fn flip(path: &Path, at: u64) {
 
 #[tokio::test]
 async fn a_flipped_bit_in_any_blob() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let manifest = lab.published().await;
     for digest in blobs(&manifest) {
         let file = lab.blob_file(&digest);
@@ -53,7 +53,7 @@ async fn a_flipped_bit_in_any_blob() {
 
 #[tokio::test]
 async fn a_truncated_long_or_missing_blob() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let manifest = lab.published().await;
     for digest in blobs(&manifest) {
         let path = lab.blob_file(&digest);
@@ -79,7 +79,7 @@ async fn a_truncated_long_or_missing_blob() {
 
 #[tokio::test]
 async fn sizes_that_do_not_add_up() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let good = lab.published().await;
     let broken = |change: &dyn Fn(&mut Manifest)| {
         let mut manifest = good.clone();
@@ -107,7 +107,7 @@ async fn sizes_that_do_not_add_up() {
 
 #[tokio::test]
 async fn a_wrong_raw_size_or_digest() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let good = lab.published().await;
     let mut longer = good.clone();
     longer.blobs.meta.raw_size += 1;
@@ -131,7 +131,7 @@ async fn a_wrong_raw_size_or_digest() {
 
 #[tokio::test]
 async fn zip_bombs() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let good = lab.published().await;
     // 1 GiB of zeros in some tens of kilobytes, said to be 1 MiB.
     let bomb = zstd::encode_all(std::io::Read::take(std::io::repeat(0), 1 << 30), 1).unwrap();
@@ -159,7 +159,7 @@ async fn zip_bombs() {
 
 #[tokio::test]
 async fn a_deadline_that_passed() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let manifest = lab.published().await;
     let past = Instant::now() - Duration::from_secs(1);
     let error = lab.cache.fetch(&*lab.store, &manifest, past).await.unwrap_err();
@@ -168,7 +168,7 @@ async fn a_deadline_that_passed() {
 
 #[tokio::test]
 async fn a_changed_file_in_the_cache() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let manifest = lab.published().await;
     for name in ["pages-2.img", "pages-10.img", "meta.tar", "rootfs.tar"] {
         let entry = lab
@@ -212,7 +212,7 @@ async fn a_changed_file_in_the_cache() {
 
 #[tokio::test]
 async fn a_cache_that_was_moved_or_booted_again_is_hashed_again() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let manifest = lab.published().await;
     let entry = lab
         .cache
@@ -234,7 +234,7 @@ async fn a_cache_that_was_moved_or_booted_again_is_hashed_again() {
 
 #[tokio::test]
 async fn what_a_crash_left_is_swept() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let manifest = lab.published().await;
     let temporary = lab.root.path().join("cache/tmp");
     for (name, age) in [("fetch-old", 7200), ("fetch-young", 60)] {

@@ -23,9 +23,9 @@ pub(super) struct Lab {
 
 impl Lab {
     /// With a `file://` store.
-    pub(super) fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let root = TempDir::new().unwrap();
-        let store = directory_store(&root.path().join("store"));
+        let store = directory_store(&root.path().join("store")).await;
         let cache = Cache::open(&root.path().join("cache")).unwrap();
         Self { root, store, cache }
     }
@@ -87,8 +87,9 @@ impl Lab {
     }
 }
 
-pub(super) fn directory_store(path: &Path) -> Arc<dyn Store> {
-    open(&Url::from_file_path(path).unwrap(), &StoreOptions::default()).unwrap()
+pub(super) async fn directory_store(path: &Path) -> Arc<dyn Store> {
+    let url = Url::from_file_path(path).unwrap();
+    open(&url, &StoreOptions::default()).await.unwrap()
 }
 
 pub(super) fn memory_store() -> Arc<dyn Store> {

@@ -43,7 +43,7 @@ async fn entry(lab: &Lab, good: &Manifest, tar: &[u8]) -> Entry {
 #[tokio::test]
 async fn only_plain_files_with_plain_names() {
     use tar::EntryType as T;
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let good = lab.published().await;
     for name in [
         "../core-1.img",
@@ -83,7 +83,7 @@ async fn only_plain_files_with_plain_names() {
 #[tokio::test]
 async fn duplicates_and_lies_about_sizes() {
     use tar::EntryType as T;
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let good = lab.published().await;
     let twice = archive(&[("a.img", T::Regular, 1, b"x"), ("a.img", T::Regular, 1, b"y")]);
     assert!(matches!(

@@ -9,7 +9,7 @@ use crate::{PackError, Published, PutMode, Removed, list, lookup, pack, publish,
 
 #[tokio::test]
 async fn packed_published_fetched() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let manifest = lab.published().await;
     assert!(lab.cache.get(&manifest).unwrap().is_none());
 
@@ -53,7 +53,7 @@ async fn packed_published_fetched() {
 
 #[tokio::test]
 async fn the_same_images_make_the_same_blobs() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let first = lab.pack();
     let again = lab.root.path().join("again");
     std::fs::create_dir(&again).unwrap();
@@ -62,9 +62,9 @@ async fn the_same_images_make_the_same_blobs() {
     assert_eq!(first.blobs.pages, second.blobs.pages);
 }
 
-#[test]
-fn strange_files_are_not_packed() {
-    let lab = Lab::new();
+#[tokio::test]
+async fn strange_files_are_not_packed() {
+    let lab = Lab::new().await;
     let images = lab.images();
     std::os::unix::fs::symlink("/etc/passwd", images.join("core-2.img")).unwrap();
     assert!(matches!(
@@ -75,7 +75,7 @@ fn strange_files_are_not_packed() {
 
 #[tokio::test]
 async fn a_snapshot_without_memory_or_rootfs() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let images = lab.root.path().join("images");
     std::fs::create_dir(&images).unwrap();
     std::fs::write(images.join("core-1.img"), b"core").unwrap();
@@ -96,7 +96,7 @@ async fn a_snapshot_without_memory_or_rootfs() {
 
 #[tokio::test]
 async fn the_first_publisher_wins() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let packed = lab.pack();
     let first = manifest("default", packed.blobs.clone());
     let mut second = first.clone();
@@ -123,7 +123,7 @@ async fn the_first_publisher_wins() {
 
 #[tokio::test]
 async fn machines_of_other_classes_have_snapshots_of_their_own() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let packed = lab.pack();
     let of = |kernel: &str, feature: &str, created: &str| {
         let mut manifest = manifest("default", packed.blobs.clone());
@@ -161,7 +161,7 @@ async fn machines_of_other_classes_have_snapshots_of_their_own() {
 
 #[tokio::test]
 async fn two_who_publish_at_once_lose_nothing() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let packed = lab.pack();
     let put = |number: usize| {
         let mut manifest = manifest("default", packed.blobs.clone());
@@ -181,7 +181,7 @@ async fn two_who_publish_at_once_lose_nothing() {
 
 #[tokio::test]
 async fn the_oldest_goes_when_there_is_no_room() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let packed = lab.pack();
     let of = |number: usize| {
         let mut manifest = manifest("default", packed.blobs.clone());
@@ -204,7 +204,7 @@ async fn the_oldest_goes_when_there_is_no_room() {
 
 #[tokio::test]
 async fn removal_keeps_blobs_that_others_name() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let packed = lab.pack();
     let first = manifest("one", packed.blobs.clone());
     let mut second = manifest("two", packed.blobs.clone());
@@ -246,7 +246,7 @@ async fn removal_keeps_blobs_that_others_name() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_fetch_the_same() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let manifest = lab.published().await;
     let fetches = (0..8).map(|_| {
         let (cache, store, manifest) = (lab.cache.clone(), lab.store.clone(), manifest.clone());

@@ -4,18 +4,21 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryFutureExt as _};
 use object_store::path::Path;
+use thaw_snapshot::Digest;
 use url::Url;
 
 use super::fixture::{Lab, directory_store, manifest, memory_store};
 use crate::store::{ObjectBackend, s3};
 use crate::{
-    KeyPath, LookupError, OpenError, Store as _, StoreError, StoreOptions, conformance, lookup, open,
+    KeyPath, LookupError, OpenError, PutMode, Store as _, StoreError, StoreOptions, conformance, lookup, open,
 };
 
 #[tokio::test]
 async fn directory_conforms() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     conformance::run(&*lab.store, "test", true).await.unwrap();
 }
 
@@ -26,7 +29,7 @@ async fn memory_conforms() {
 
 #[tokio::test]
 async fn directory_is_private() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let mode = lab
         .root
         .path()
@@ -40,13 +43,13 @@ async fn directory_is_private() {
 
 #[tokio::test]
 async fn a_miss_is_cheap() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let key = manifest("default", lab.pack().blobs).key;
     // The best of many: the machine may be busy with other things.
     let mut best = Duration::MAX;
     for _ in 0..100 {
         let started = Instant::now();
-        let store = directory_store(&lab.root.path().join("store"));
+        let store = directory_store(&lab.root.path().join("store")).await;
         assert!(lookup(&*store, &key).await.unwrap().is_none());
         best = best.min(started.elapsed());
     }
@@ -55,7 +58,7 @@ async fn a_miss_is_cheap() {
 
 #[tokio::test]
 async fn a_fifo_in_place_of_a_document_does_not_block() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let path = KeyPath::parse("v1/keys/default/linux-amd64/a/b.json").unwrap();
     let file = lab.root.path().join("store").join(path.as_str());
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -66,9 +69,59 @@ async fn a_fifo_in_place_of_a_document_does_not_block() {
     ));
 }
 
+/// The only thread that may block hangs, as on a file system that does not answer. What would be done on the thread that
+/// asks, which is the only one of a shim, would be done at once here.
+#[test]
+fn a_directory_that_hangs_costs_the_time_limit() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    let (let_go, hung) = std::sync::mpsc::channel::<()>();
+    runtime.block_on(async {
+        let lab = Lab::new().await;
+        let path = KeyPath::parse("v1/keys/default/linux-amd64/a/b.json").unwrap();
+        lab.store
+            .put_key(&path, "text".into(), PutMode::Replace)
+            .await
+            .unwrap();
+        let (_, version) = lab.store.get_key_version(&path, 100).await.unwrap().unwrap();
+        let url = Url::from_file_path(lab.root.path().join("store")).unwrap();
+        let options = StoreOptions {
+            request_timeout: Duration::from_millis(500),
+            ..StoreOptions::default()
+        };
+        let store = open(&url, &options).await.unwrap();
+        let put = |mode| store.put_key(&path, "text".into(), mode).map_ok(drop);
+        let digest = Digest::of(b"blob");
+
+        let hanging = tokio::task::spawn_blocking(move || hung.recv());
+        let asked: [BoxFuture<'_, Result<(), StoreError>>; 9] = [
+            store.get_key(&path, 100).map_ok(drop).boxed(),
+            store.get_key_version(&path, 100).map_ok(drop).boxed(),
+            put(PutMode::IfAbsent).boxed(),
+            put(PutMode::IfStill(version)).boxed(),
+            store.list_keys().map_ok(drop).boxed(),
+            store.delete_key(&path),
+            store.head_blob(&digest).map_ok(drop).boxed(),
+            store.read_blob(&digest, 4, 0..4).map_ok(drop).boxed(),
+            store.delete_blob(&digest),
+        ];
+        let (opened, answers) = futures::join!(open(&url, &options), futures::future::join_all(asked));
+        assert!(matches!(opened, Err(OpenError::Timeout { .. })), "{opened:?}");
+        for answer in answers {
+            assert!(matches!(answer, Err(StoreError::Timeout { .. })), "{answer:?}");
+        }
+        let_go.send(()).unwrap();
+        hanging.await.unwrap().unwrap();
+        lab.store.list_keys().await.unwrap();
+    });
+}
+
 #[tokio::test]
 async fn a_moved_or_broken_document_is_refused() {
-    let lab = Lab::new();
+    let lab = Lab::new().await;
     let published = lab.published().await;
     let mut key = published.key.clone();
     let bytes = lab
@@ -79,16 +132,13 @@ async fn a_moved_or_broken_document_is_refused() {
         .unwrap();
     key.scope = "other".into();
     let path = KeyPath::of(&key);
-    lab.store
-        .put_key(&path, bytes, crate::PutMode::IfAbsent)
-        .await
-        .unwrap();
+    lab.store.put_key(&path, bytes, PutMode::IfAbsent).await.unwrap();
     assert!(matches!(
         lookup(&*lab.store, &key).await,
         Err(LookupError::WrongKey { .. })
     ));
     lab.store
-        .put_key(&path, "{".into(), crate::PutMode::Replace)
+        .put_key(&path, "{".into(), PutMode::Replace)
         .await
         .unwrap();
     assert!(matches!(
@@ -121,20 +171,20 @@ fn key_paths_are_plain() {
     assert!(Path::parse(good).is_ok());
 }
 
-#[test]
-fn urls_that_are_no_store() {
-    let refused = |url: &str| open(&Url::parse(url).unwrap(), &StoreOptions::default()).unwrap_err();
+#[tokio::test]
+async fn urls_that_are_no_store() {
+    let refused = async |url: &str| {
+        let url = Url::parse(url).unwrap();
+        open(&url, &StoreOptions::default()).await.unwrap_err()
+    };
     assert!(matches!(
-        refused("http://example.com/a"),
+        refused("http://example.com/a").await,
         OpenError::Scheme { .. }
     ));
-    assert!(matches!(
-        refused("s3://user:secret@bucket/a"),
-        OpenError::Credentials
-    ));
-    assert!(matches!(refused("file://host/a"), OpenError::Path));
-    let text = format!("{:?}", refused("s3://user:secret@bucket/a"));
-    assert!(!text.contains("secret"));
+    let with_password = refused("s3://user:secret@bucket/a").await;
+    assert!(matches!(with_password, OpenError::Credentials));
+    assert!(!format!("{with_password:?}").contains("secret"));
+    assert!(matches!(refused("file://host/a").await, OpenError::Path));
 }
 
 /// A store whose server is at `port` of this machine.
