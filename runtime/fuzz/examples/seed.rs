@@ -295,7 +295,7 @@ fn manifest(number: u32) -> Value {
         "host": {"kernel": "6.12.0", "criu": "4.2", "runc": "1.3.0", "cgroup": "v2", "lsm": "none", "page_size": 4096,
             "cpu": {"vendor": "GenuineIntel", "features": ["avx"], "xsave_size": 832}},
         "donor": {"id": "donor", "hostname": "donor", "addresses": ["10.0.0.2", "::1"], "established_tcp": 0,
-            "freeze_ms": 1},
+            "freeze_ms": 1, "masked_paths": ["/proc/kcore", "/sys/firmware"]},
         "blobs": {"meta": archive, "rootfs": archive, "pages": {"digest": digest, "size": 300,
             "files": [{"name": "pages-1.img", "size": 4096}, {"name": "pages-2.img", "size": 4096}],
             "chunks": [{"digest": digest, "size": 100, "raw_size": 5000}, {"digest": digest, "size": 200, "raw_size": 3192}]}},

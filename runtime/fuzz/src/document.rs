@@ -40,7 +40,7 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// A key and the names of page files become paths.
+/// A key and the names of page files become paths, and masked paths are looked for.
 fn stays_inside(manifest: &Manifest) {
     let path = manifest.key.path();
     assert!(
@@ -49,6 +49,10 @@ fn stays_inside(manifest: &Manifest) {
     );
     let plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains('\0');
     assert!(path.split('/').all(plain), "{path}");
+    for path in &manifest.donor.masked_paths {
+        let of_kernel = path.starts_with("/proc/") || path.starts_with("/sys/");
+        assert!(of_kernel && path.split('/').all(|part| part != ".."), "{path}");
+    }
     for file in &manifest.blobs.pages.files {
         assert!(
             file.name.starts_with("pages-")

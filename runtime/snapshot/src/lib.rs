@@ -24,6 +24,6 @@ pub use manifest::{
 };
 pub use matching::Mismatch;
 pub use validate::{
-    MAX_CHUNK, MAX_CHUNK_GROWTH, MAX_CHUNKS, MAX_LIST, MAX_META, MAX_NAME, MAX_PAGES, MAX_ROOTFS,
-    ManifestError,
+    MAX_CHUNK, MAX_CHUNK_GROWTH, MAX_CHUNKS, MAX_LIST, MAX_MASKED_PATHS, MAX_META, MAX_NAME, MAX_PAGES,
+    MAX_ROOTFS, ManifestError, may_be_masked,
 };

@@ -115,7 +115,8 @@ pub struct DonorFacts {
     /// Variables of the environment that are not part of the key: a restored process has the donor's values of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stale_env: Vec<String>,
-    /// Those of the spec's masked paths that existed. Each is a mount in the images, and needs a place to go.
+    /// Those of the spec's masked paths that existed. Each is a mount in the images, and needs a place to go. A reader
+    /// looks for them on its machine: see [`crate::may_be_masked`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub masked_paths: Vec<String>,
 }

@@ -117,7 +117,8 @@ pub struct Place<'a> {
     pub host: &'a HostFacts,
     /// Most bytes of memory that the container may have; `None` when there is no limit.
     pub memory_limit: Option<u64>,
-    /// Whether a path exists in `/proc` and `/sys` of this machine.
+    /// Whether a path exists in `/proc` and `/sys` of this machine. It is asked only for what
+    /// [`crate::may_be_masked`] takes, as long as the manifest has passed [`Manifest::validate`].
     pub exists: fn(&str) -> bool,
 }
 

@@ -26,6 +26,8 @@ pub const MAX_ROOTFS: u64 = 64 << 30;
 pub const MAX_NAME: usize = 1024;
 /// Most items of a list in the facts, such as CPU features or addresses.
 pub const MAX_LIST: usize = 4096;
+/// Most masked paths: a reader looks for each of them on its machine. Container managers name about a dozen.
+pub const MAX_MASKED_PATHS: usize = 128;
 
 /// Which rule of the format a manifest breaks.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -46,6 +48,12 @@ pub enum ManifestError {
     /// A name is empty where it may not be, or longer than 1024 bytes; or a list is longer than 4096.
     #[error("{0} is empty or too long")]
     Name(&'static str),
+    /// There are more than [`MAX_MASKED_PATHS`].
+    #[error("there are {0} masked paths")]
+    MaskedPaths(usize),
+    /// A masked path is not one that [`may_be_masked`] takes.
+    #[error("the masked path {0:?} is not a plain path in /proc or /sys")]
+    MaskedPath(String),
     /// The page size is not a power of two from 4 KiB to 64 KiB.
     #[error("page size {0} is not one that a processor has")]
     PageSize(u64),
@@ -166,16 +174,42 @@ impl Manifest {
         if self.donor.addresses.len() > MAX_LIST {
             return Err(ManifestError::Name("list of addresses"));
         }
-        for (what, names) in [
-            ("variable", &self.donor.stale_env),
-            ("masked path", &self.donor.masked_paths),
-        ] {
-            if names.len() > MAX_LIST || names.iter().any(|name| name.len() > MAX_NAME) {
-                return Err(ManifestError::Name(what));
-            }
+        let stale = &self.donor.stale_env;
+        if stale.len() > MAX_LIST || stale.iter().any(|name| name.len() > MAX_NAME) {
+            return Err(ManifestError::Name("variable"));
         }
-        Ok(())
+        check_masked(&self.donor.masked_paths)
     }
+}
+
+fn check_masked(paths: &[String]) -> Result<(), ManifestError> {
+    if paths.len() > MAX_MASKED_PATHS {
+        return Err(ManifestError::MaskedPaths(paths.len()));
+    }
+    for path in paths {
+        if path.len() > MAX_NAME {
+            return Err(ManifestError::Name("masked path"));
+        }
+        if !may_be_masked(path) {
+            return Err(ManifestError::MaskedPath(path.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether `path` may stand among the masked paths of a manifest. A reader looks for them on its own machine, so they
+/// are of the kernel: in `/proc` or `/sys`, of plain parts, and not of a process, whose links (`/proc/PID/root`, `cwd`,
+/// `fd`; `man 5 proc`) lead anywhere, also to a network file system that hangs.
+pub fn may_be_masked(path: &str) -> bool {
+    let of_processes =
+        |part: &str| matches!(part, "self" | "thread-self") || part.bytes().all(|byte| byte.is_ascii_digit());
+    let rest = match (path.strip_prefix("/proc/"), path.strip_prefix("/sys/")) {
+        (Some(rest), _) if !rest.split('/').next().is_some_and(of_processes) => rest,
+        (_, Some(rest)) => rest,
+        _ => return false,
+    };
+    let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.chars().any(char::is_control);
+    path.len() <= MAX_NAME && rest.split('/').all(plain)
 }
 
 fn check_blob(name: &'static str, blob: &Blob, most: u64) -> Result<(), ManifestError> {

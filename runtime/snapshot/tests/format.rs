@@ -145,6 +145,48 @@ fn each_rule_is_held() {
     assert_eq!(broken(|m| m.host.page_size = 5000), E::PageSize(5000));
 }
 
+/// A reader looks for them on its own machine, so a hostile writer must not choose where.
+#[test]
+fn masked_paths_are_of_the_kernel() {
+    use ManifestError as E;
+    let masked = |paths: &[&str]| {
+        let mut manifest = manifest();
+        manifest.donor.masked_paths = paths.iter().map(|&path| path.to_owned()).collect();
+        manifest.validate()
+    };
+    let docker = ["/proc/kcore", "/sys/firmware", "/sys/devices/virtual/powercap"];
+    assert_eq!(masked(&docker), Ok(()));
+    assert_eq!(masked(&["/proc/1x", "/proc/selfish", "/sys/1"]), Ok(()));
+    for path in [
+        "",
+        "/",
+        "/proc",
+        "/proc/",
+        "/sys/",
+        "/process/x",
+        "proc/kcore",
+        "//proc/kcore",
+        "/mnt/nfs",
+        "/proc/../mnt/nfs",
+        "/sys/./firmware",
+        "/sys//firmware",
+        "/sys/firmware/",
+        "/sys/firmware/..",
+        "/proc/1/root/mnt/nfs",
+        "/proc/self/cwd",
+        "/proc/thread-self/fd/3",
+        "/proc/kcore\0",
+        "/sys/firm\nware",
+    ] {
+        assert_eq!(masked(&[path]), Err(E::MaskedPath(path.to_owned())));
+    }
+    let long = format!("/sys/{}", "x".repeat(1020));
+    assert_eq!(masked(&[&long]), Err(E::Name("masked path")));
+    assert_eq!(masked(&[&long[..1024]]), Ok(()));
+    assert_eq!(masked(&["/proc/kcore"; 128]), Ok(()));
+    assert_eq!(masked(&["/proc/kcore"; 129]), Err(E::MaskedPaths(129)));
+}
+
 #[test]
 fn sizes_are_bounded() {
     use ManifestError as E;

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use oci_spec::runtime::Spec;
 use thaw_config::NodeConfig;
-use thaw_snapshot::{DonorFacts, FORMAT_VERSION, HostFacts, ImageFacts, MAX_LIST, MAX_NAME, Manifest};
+use thaw_snapshot::{
+    DonorFacts, FORMAT_VERSION, HostFacts, ImageFacts, MAX_MASKED_PATHS, Manifest, may_be_masked,
+};
 use thaw_store::{Cache, Packed, Published, PutMode, Store};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -110,16 +112,14 @@ fn masked_paths(spec: &Spec) -> Vec<String> {
         .linux()
         .as_ref()
         .and_then(|linux| linux.masked_paths().as_deref());
-    let of_kernel = |path: &&String| path.starts_with("/proc/") || path.starts_with("/sys/");
     let mut found: Vec<String> = masked
         .unwrap_or_default()
         .iter()
-        .filter(of_kernel)
-        .filter(|path| path.len() <= MAX_NAME && std::path::Path::new(path).exists())
+        .filter(|path| may_be_masked(path) && std::path::Path::new(path).exists())
         .cloned()
         .collect();
     found.sort_unstable();
-    found.truncate(MAX_LIST);
+    found.truncate(MAX_MASKED_PATHS);
     found
 }
 
