@@ -131,7 +131,7 @@ impl StoreError {
 }
 
 /// How the connection failed, if it is the connection that failed.
-fn transport_kind(error: &object_store::Error) -> Option<HttpErrorKind> {
+pub(super) fn transport_kind(error: &object_store::Error) -> Option<HttpErrorKind> {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(current) = cause {
         if let Some(http) = current.downcast_ref::<HttpError>() {

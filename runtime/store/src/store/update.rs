@@ -10,6 +10,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutOptions, UpdateVersion};
 use thaw_snapshot::{Digest, MAX_DOCUMENT};
 
+use super::error::transport_kind;
 use super::local::{self, SmallFile};
 
 /// A state of a key document: when it is written again, it has another one.
@@ -50,6 +51,8 @@ pub(super) async fn at_server(
             Err(object_store::Error::NotFound { path, source }) => {
                 return Err(object_store::Error::Precondition { path, source });
             }
+            // It may have been written, or the server is out: that says nothing of what the server can do.
+            Err(error) if transport_kind(&error).is_some() => return Err(error),
             Err(error) => log::debug!("write {path} on a condition: {error}"),
         }
     }
@@ -103,4 +106,46 @@ fn is_still(file: &FsPath, expected: &KeyVersion) -> io::Result<bool> {
         SmallFile::Bytes(bytes) => Digest::of(&bytes) == expected.content,
         SmallFile::Missing | SmallFile::TooLarge => false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+
+    use url::Url;
+
+    use super::*;
+    use crate::StoreOptions;
+    use crate::store::s3;
+
+    /// It would write over what somebody else has put there meanwhile.
+    #[tokio::test]
+    async fn a_condition_is_kept_when_the_connection_breaks() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let options = StoreOptions {
+            endpoint: Some(Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap()),
+            max_retries: 0,
+            ..StoreOptions::default()
+        };
+        let (asked, asks) = mpsc::channel();
+        std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                asked.send(()).ok();
+                drop(connection);
+            }
+        });
+        let client = s3(&Url::parse("s3://bucket").unwrap(), &options)
+            .with_access_key_id("id")
+            .with_secret_access_key("hush");
+        let read = KeyVersion {
+            content: Digest::of(b""),
+            e_tag: Some("\"x\"".to_owned()),
+            version: None,
+        };
+        let path = Path::from("v1/keys/a");
+        let written = at_server(&client.build().unwrap(), &path, Bytes::new(), &read).await;
+        written.unwrap_err();
+        assert_eq!(asks.try_iter().count(), 1);
+    }
 }
