@@ -49,15 +49,11 @@ impl KeyPath {
         Self(object_store::path::Path::from(key.path()))
     }
 
-    /// The place of a lease on `key`. A lease that has run out stays, and its successor has the next `generation`: so
-    /// one conditional write decides who gets it, and no other is needed.
-    pub fn of_lease(key: &Key, generation: u32) -> Self {
+    /// The place of the lease on `key`.
+    pub fn of_lease(key: &Key) -> Self {
         let path = key.path();
         let name = path.strip_prefix(KEY_PREFIX).unwrap_or(&path);
-        let name = name.strip_suffix(".json").unwrap_or(name);
-        Self(object_store::path::Path::from(format!(
-            "{LEASE_PREFIX}{name}.{generation}.json"
-        )))
+        Self(object_store::path::Path::from(format!("{LEASE_PREFIX}{name}")))
     }
 
     /// Takes a path as a listing shows it; leases are not listed.
