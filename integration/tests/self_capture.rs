@@ -443,13 +443,30 @@ fn secrets_are_named_and_never_told() -> Result<()> {
         let donor = Python::ready(donor)?;
         let refused = run(&["thaw", "capture", "--refuse-secrets", "donor"])?;
         assert_eq!(refused.code, 4, "{refused:?}");
+        assert!(refused.stderr.contains("DB_PASSWORD"), "{refused:?}");
+        let captures = fs::read_dir(lab.path("cache/captures")).map_or(0, Iterator::count);
+        assert_eq!(captures, 0, "the environment was looked at after the dump");
+        let keyed = Python::ready(lab.python_run("keyed").command(&["python3", "-c", key]).start()?)?;
+        let searched = run(&["thaw", "capture", "--refuse-secrets", "keyed"])?;
+        assert_eq!(searched.code, 4, "{searched:?}");
+        assert!(searched.stderr.contains("private keys in memory"), "{searched:?}");
+        // What is found after the dump must not cost the application.
+        let stopped = run(&["thaw", "capture", "--stop", "--refuse-secrets", "keyed"])?;
+        lab.configure("capture.refuse_secrets = true")?;
+        for stopped in [stopped, run(&["thaw", "capture", "--stop", "keyed"])?] {
+            assert_eq!(stopped.code, 4, "{stopped:?}");
+            assert!(stopped.stderr.contains("leave out --stop"), "{stopped:?}");
+        }
+        keyed.get("/healthz")?;
+        drop(keyed);
+        lab.configure("")?;
         assert_eq!(snapshots()?, 0);
         donor.get("/healthz")?;
         let warned = run(&["thaw", "capture", "donor"])?;
         assert_eq!(warned.code, 0, "{warned:?}");
-        for ran in [refused, warned] {
-            assert!(ran.stderr.contains("DB_PASSWORD"), "{ran:?}");
-            assert!(ran.stderr.contains("private keys in memory"), "{ran:?}");
+        assert!(warned.stderr.contains("DB_PASSWORD"), "{warned:?}");
+        assert!(warned.stderr.contains("private keys in memory"), "{warned:?}");
+        for ran in [refused, searched, warned] {
             assert!(!format!("{ran:?}").contains("hunter2") && !format!("{ran:?}").contains("Ab1+"));
         }
         assert_eq!(snapshots()?, 1);

@@ -60,7 +60,7 @@ pub struct Request {
     pub helper: PathBuf,
     /// Restore it once before it is published.
     pub proof: bool,
-    /// Publish nothing in which secrets are found.
+    /// Publish nothing in which secrets are found. Not together with `stop`.
     pub refuse_secrets: bool,
     /// What to do about a snapshot that stands under the same key.
     pub mode: PutMode,
@@ -328,6 +328,7 @@ pub async fn capture(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Captured, CaptureError> {
+    let rule = secrets::Rule::of(config, request)?;
     progress.step(Step::Identify);
     let donor = find::donor(config, request).await?;
     let containerd = Containerd {
@@ -338,6 +339,7 @@ pub async fn capture(
     let host = find::host(config, &donor.runc).await?;
     let store = open(config).await?;
     let watched = prepare::prepare(config, request, &donor, progress).await?;
+    let mut secrets = secrets::in_environment(rule, &donor).await?;
     cancel.check()?;
 
     progress.step(Step::Freeze);
@@ -346,7 +348,7 @@ pub async fn capture(
         donor.note_lock(&config.state);
     }
     let checked = read::facts(dump).await?;
-    let secrets = secrets::look(config, request, &donor, &checked).await?;
+    secrets.extend(secrets::in_memory(rule, &checked).await?);
     let about = publish::About {
         namespace: &request.namespace,
         shared: request.shared,

@@ -130,6 +130,12 @@ pub enum Refusal {
     /// It could not be proven.
     #[error("the container has a terminal or is paused; only `thaw capture` takes such a one, without proof")]
     Unproven,
+    /// It would be lost if secrets were found.
+    #[error(
+        "its memory can be searched for secrets only after the dump, which would have ended it by then: leave out --stop, \
+         or --refuse-secrets and the node's capture.refuse_secrets"
+    )]
+    StopUnsearched,
     /// Secrets were found, and were to be refused.
     #[error("secrets were found in it: {}", found.join(", "))]
     Secrets {
@@ -153,6 +159,7 @@ impl Refusal {
             Self::Namespace { .. } => "nested_namespace",
             Self::Memory { .. } => "memory_limit",
             Self::Unproven => "not_provable",
+            Self::StopUnsearched => "stop_unsearched",
             Self::Secrets { .. } => "secrets",
         }
     }

@@ -1,5 +1,9 @@
 //! What a snapshot should not hold: well-known secrets in the environment, private keys in memory.
 //!
+//! The environment is looked at before the dump, so that a refusal costs the application nothing. Memory can be searched
+//! only when it has been dumped, and a dump that was to end the application has done so by then: such a capture is
+//! refused before it begins.
+//!
 //! This finds what has a name that everybody knows. It can't find a password in a heap, so finding nothing says little.
 //! Values are never kept, let alone said.
 
@@ -52,35 +56,64 @@ const WINDOW: usize = BEGIN.len() + KIND + KEY.len() + 2 + BODY;
 /// What is read at once in bytes.
 const CHUNK: usize = 1 << 20;
 
-/// What was found in the dump; an error if that is to be refused.
-pub(super) async fn look(
-    config: &NodeConfig,
-    request: &Request,
-    donor: &Donor,
-    checked: &Checked,
-) -> Result<Vec<String>, CaptureError> {
-    let (pid, images) = (donor.pid, checked.directory.path().join("images"));
+/// What becomes of secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// They are said.
+    Warn,
+    /// Nothing is published.
+    Refuse,
+}
+
+impl Rule {
+    /// The rule for this capture.
+    ///
+    /// # Errors
+    /// [`Refusal::StopUnsearched`] when it can't be kept without a loss.
+    pub(super) fn of(config: &NodeConfig, request: &Request) -> Result<Self, CaptureError> {
+        if !request.refuse_secrets && !config.capture.refuse_secrets {
+            return Ok(Self::Warn);
+        }
+        if request.stop {
+            return Err(CaptureError::Refused(Refusal::StopUnsearched));
+        }
+        Ok(Self::Refuse)
+    }
+
+    fn apply(self, found: Vec<String>) -> Result<Vec<String>, CaptureError> {
+        match self {
+            Self::Refuse if !found.is_empty() => Err(CaptureError::Refused(Refusal::Secrets { found })),
+            _ => Ok(found),
+        }
+    }
+}
+
+/// What was found in the environment, before the dump; an error if that is to be refused.
+pub(super) async fn in_environment(rule: Rule, donor: &Donor) -> Result<Vec<String>, CaptureError> {
+    let pid = donor.pid;
     let asked = donor.bundle.spec.process().as_ref();
     let asked = asked
         .and_then(|process| process.env().clone())
         .unwrap_or_default();
-    let work = tokio::task::spawn_blocking(move || {
-        let mut found = environment(pid, &asked);
-        found.extend(keys(&images)?);
-        Ok::<_, io::Error>(found)
-    });
+    let work = tokio::task::spawn_blocking(move || environment(pid, &asked));
+    let found = work.await.map_err(|_error| CaptureError::Thread {
+        step: "look for secrets",
+    })?;
+    rule.apply(found)
+}
+
+/// What was found in the memory of the dump; an error if that is to be refused.
+pub(super) async fn in_memory(rule: Rule, checked: &Checked) -> Result<Vec<String>, CaptureError> {
     let path = checked.directory.path().to_owned();
+    let images = path.join("images");
+    let work = tokio::task::spawn_blocking(move || keys(&images));
     let found = work
         .await
         .map_err(|_error| CaptureError::Thread {
             step: "look for secrets",
         })?
         .map_err(|source| CaptureError::Read { path, source })?;
-    let refuse = request.refuse_secrets || config.capture.refuse_secrets;
-    if refuse && !found.is_empty() {
-        return Err(CaptureError::Refused(Refusal::Secrets { found }));
-    }
-    Ok(found)
+    rule.apply(found)
 }
 
 /// Names of variables, of the spec and of each process.
@@ -212,6 +245,49 @@ mod tests {
         ] {
             assert_eq!(secret(variable.as_bytes()), None, "{variable}");
         }
+    }
+
+    #[test]
+    fn environments_are_those_of_the_spec_and_of_the_processes() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .env("DATABASE_URL", "postgres://x")
+            .spawn()
+            .unwrap();
+        let found = environment(child.id().cast_signed(), &["API_TOKEN=x".to_owned()]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for name in ["API_TOKEN", "DATABASE_URL"] {
+            assert!(
+                found.contains(&format!("the environment variable {name}")),
+                "{found:?}"
+            );
+        }
+        assert!(!format!("{found:?}").contains("postgres"));
+    }
+
+    #[test]
+    fn what_ends_the_application_is_not_refused_afterwards() {
+        let request = |stop, refuse_secrets| Request {
+            namespace: "default".to_owned(),
+            id: "donor".to_owned(),
+            shared: false,
+            stop,
+            helper: "/nowhere".into(),
+            proof: false,
+            refuse_secrets,
+            mode: thaw_store::PutMode::Replace,
+        };
+        let mut node = NodeConfig::default();
+        assert_eq!(Rule::of(&node, &request(true, false)).unwrap(), Rule::Warn);
+        assert_eq!(Rule::of(&node, &request(false, true)).unwrap(), Rule::Refuse);
+        let unsearched = |node: &NodeConfig, refuse| {
+            let error = Rule::of(node, &request(true, refuse)).unwrap_err();
+            matches!(error, CaptureError::Refused(Refusal::StopUnsearched))
+        };
+        assert!(unsearched(&node, true));
+        node.capture.refuse_secrets = true;
+        assert!(unsearched(&node, false));
     }
 
     #[test]

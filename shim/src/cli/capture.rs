@@ -22,7 +22,7 @@ use super::snapshots::Snapshot;
 /// then goes on; its clients see a pause. Later containers of the same image and settings are restored from it.
 #[derive(Debug, Args)]
 pub(super) struct Capture {
-    /// End the container with the snapshot, instead of letting it run on
+    /// End the container with the snapshot, instead of letting it run on. Not where secrets are to be refused
     #[arg(long)]
     stop: bool,
     /// Who may be restored from it. `shared` is for everybody: publish nothing so that holds a secret
@@ -31,7 +31,8 @@ pub(super) struct Capture {
     /// Publish without restoring it once in a scratch container, which is also left out with --stop
     #[arg(long)]
     no_proof: bool,
-    /// Publish nothing in which secrets are found: well-known names in the environment, private keys in memory
+    /// Publish nothing in which secrets are found: well-known names in the environment, private keys in memory. Not
+    /// with --stop: memory is searched after the dump
     #[arg(long)]
     refuse_secrets: bool,
     /// Its id, the name that its client gave it, or the start of its id; in pods also POD/CONTAINER. It must run under
