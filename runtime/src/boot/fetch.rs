@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use thaw_config::Policy;
 use thaw_snapshot::Manifest;
-use thaw_store::{Cache, Entry, FetchError};
+use thaw_store::{Cache, CacheError, Entry, FetchError};
+use tokio::time::timeout_at;
 
 use super::lookup::Candidate;
 use super::{Boot, Reason};
@@ -35,20 +36,17 @@ pub(super) async fn local(
         upper,
     } = candidate;
     timeline.stage("fetch");
+    let deadline = Instant::now() + boot.config.deadlines.fetch;
     let root = boot.config.cache.clone();
     let wanted = manifest.clone();
-    let cached = tokio::task::spawn_blocking(move || {
+    let cached = until(deadline, move || {
         let cache = Cache::open(&root)?;
         Ok((cache.get(&wanted)?, cache))
     });
-    let (entry, cache) = cached
-        .await
-        .map_err(|_error| Reason::Thread { step: "cache" })?
-        .map_err(Reason::Cache)?;
+    let (entry, cache) = cached.await?;
     let entry = match entry {
         Some(entry) => entry,
         None => {
-            let deadline = Instant::now() + boot.config.deadlines.fetch;
             let fetched = cache.fetch(&**store.store().await?, &manifest, deadline).await;
             let fetched = fetched.map_err(|error| {
                 if let FetchError::Store(error) = &error {
@@ -69,6 +67,18 @@ pub(super) async fn local(
     })
 }
 
+/// Does something with the cache on a thread. After a reboot that hashes the whole snapshot, on a disk that may be slow.
+/// When the deadline passes the thread goes on: the next start finds what it has done.
+async fn until<T: Send + 'static>(
+    deadline: Instant,
+    work: impl FnOnce() -> Result<T, CacheError> + Send + 'static,
+) -> Result<T, Reason> {
+    let done = timeout_at(deadline.into(), tokio::task::spawn_blocking(work)).await;
+    done.map_err(|_elapsed| Reason::Fetch(FetchError::Deadline))?
+        .map_err(|_died| Reason::Thread { step: "cache" })?
+        .map_err(Reason::Cache)
+}
+
 /// Throws what the cache has away: it is not what it was when it came here.
 pub(super) async fn forget(boot: &Boot, candidate: &Candidate) {
     let (root, id) = (boot.config.cache.clone(), candidate.manifest.id());
@@ -76,5 +86,26 @@ pub(super) async fn forget(boot: &Boot, candidate: &Candidate) {
     let work = tokio::task::spawn_blocking(move || Cache::open(&root).and_then(|cache| cache.remove(&id)));
     if let Ok(Err(error)) = work.await {
         log::warn!("remove {id} from the cache: {}", crate::words::chain(&error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_cache_that_takes_too_long_is_a_fetch_that_does() {
+        let (let_go, hung) = mpsc::channel::<()>();
+        let hanging = until(Instant::now() + Duration::from_millis(50), move || {
+            hung.recv().ok();
+            Ok(())
+        });
+        assert_eq!(hanging.await.unwrap_err().code(), "fetch_timeout");
+        drop(let_go);
+        let soon = Instant::now() + Duration::from_secs(60);
+        assert_eq!(until(soon, || Ok(7)).await.unwrap(), 7);
     }
 }
