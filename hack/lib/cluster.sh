@@ -78,7 +78,7 @@ node() {
 
 network
 certificates >"$dir/certificates.log" 2>&1
-containerd_node
+containerd_node containerd-v3.toml
 # So that the example of a Deployment finds what it asks for, without a registry.
 ctr --namespace k8s.io image tag localhost/thaw/redmine:latest docker.io/library/redmine:6
 control_plane

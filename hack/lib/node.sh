@@ -53,9 +53,10 @@ network() {
 JSON
 }
 
+# containerd_node SAMPLE: with the handler thaw as a file of config/examples has it.
 containerd_node() {
     mkdir -p /run/containerd /etc/containerd/conf.d
-    cp /src/config/examples/containerd-v3.toml /etc/containerd/conf.d/thaw.toml
+    cp "/src/config/examples/$1" /etc/containerd/conf.d/thaw.toml
     cat >/etc/containerd/config.toml <<'TOML'
 version = 3
 imports = ["/etc/containerd/conf.d/*.toml"]

@@ -40,9 +40,11 @@ pub(super) struct State {
     pub(super) execs: HashMap<String, Process>,
     /// Execs that were started and whose exit event is not out yet; init's exit event waits for them.
     pub(super) live_execs: usize,
+    /// Signals to init that are on their way; its exit event waits for them too.
+    pub(super) kills: usize,
     /// Init has been collected, so nothing more can be started.
     pub(super) reaped: bool,
-    /// Init's end, while it waits for execs.
+    /// Init's end, while it waits for execs and signals.
     pub(super) stashed: Option<End>,
     pub(super) oom: Option<OomWatch>,
     /// Restored, and waiting for Start.
@@ -59,6 +61,7 @@ impl State {
             init,
             execs: HashMap::new(),
             live_execs: 0,
+            kills: 0,
             reaped: false,
             stashed: None,
             oom,

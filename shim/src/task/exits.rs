@@ -55,7 +55,19 @@ impl Shim {
     /// One exec less that init's exit event has to wait for.
     pub(super) fn exec_gone(&self, container: &Container, state: &mut State) {
         state.live_execs = state.live_execs.saturating_sub(1);
+        self.finish_stashed(container, state);
+    }
+
+    /// One signal less that init's exit event has to wait for.
+    pub(super) fn kill_done(&self, container: &Container) {
+        let mut state = container.state();
+        state.kills = state.kills.saturating_sub(1);
+        self.finish_stashed(container, &mut state);
+    }
+
+    fn finish_stashed(&self, container: &Container, state: &mut State) {
         if state.live_execs == 0
+            && state.kills == 0
             && let Some(end) = state.stashed.take()
         {
             self.finish_init(container, state, end);
@@ -71,11 +83,8 @@ impl Shim {
         if paused || container.outlives_init {
             tokio::spawn(end_the_rest(Arc::clone(container), paused));
         }
-        if state.live_execs == 0 {
-            self.finish_init(container, state, end);
-        } else {
-            state.stashed = Some(end);
-        }
+        state.stashed = Some(end);
+        self.finish_stashed(container, state);
     }
 
     fn finish_init(&self, container: &Container, state: &mut State, end: End) {

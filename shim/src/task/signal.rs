@@ -31,11 +31,15 @@ impl Shim {
         {
             watch.end(None);
         }
-        match container
+        // containerd closes its connection when it has heard of the exit and deleted the task. It must have heard of the
+        // kill by then, or it takes that for failed: under the stock shim too the exit waits for the kill.
+        container.state().kills += 1;
+        let killed = container
             .runc
             .kill(&request.id, request.signal, request.all)
-            .await
-        {
+            .await;
+        self.kill_done(&container);
+        match killed {
             Ok(()) => Ok(()),
             Err(error) if error.class() == Class::Other => {
                 Err(Refusal::runc("OCI runtime kill failed", &error))
