@@ -39,6 +39,9 @@ mod lease;
 mod standing;
 mod when_ready;
 
+#[cfg(feature = "parsers")]
+pub(crate) use lease::that_holds as lease_that_holds;
+
 pub use freeze::{ROOTFS_VERB, write_rootfs_diff};
 pub use prove::{ProofError, remove_left_proofs, remove_left_proofs_now};
 pub use refuse::Refusal;

@@ -24,7 +24,9 @@ fn main() -> Done {
     records(&sets[1])?;
     blobs()?;
     rootfs()?;
-    annotations()
+    annotations()?;
+    leases()?;
+    listings()
 }
 
 fn seed(target: &str, name: &str, bytes: &[u8]) -> Done {
@@ -262,6 +264,56 @@ fn annotations() -> Done {
         ("other", "\0example.org/x=file:///a%2e%2e/b\n"),
     ] {
         seed("annotations", name, text.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn leases() -> Done {
+    let now = 1_800_000_000_i64;
+    for (name, document) in [
+        (
+            "held",
+            json!({"format": 1, "owner": "node default/web 42", "expires": now + 60}),
+        ),
+        (
+            "failed",
+            json!({"format": 1, "owner": "node", "expires": now + 600, "failed": "proof_failed"}),
+        ),
+        ("given-back", json!({"format": 1, "owner": "node", "expires": 0})),
+        (
+            "for-ever",
+            json!({"format": 1, "owner": "node", "expires": i64::MAX}),
+        ),
+        ("no-lease", json!(["format", 1])),
+    ] {
+        let text = document.to_string();
+        seed("lease", name, &[&now.to_le_bytes()[..], text.as_bytes()].concat())?;
+    }
+    Ok(())
+}
+
+fn listings() -> Done {
+    let digest = Digest::of(b"something").hex();
+    for (name, text) in [
+        (
+            "plain",
+            format!("v1/keys/default/linux-amd64/{digest}/{digest}.json"),
+        ),
+        (
+            "pod",
+            format!("v1/keys/k8s.io_2fshop/linux-arm64/{digest}/{digest}.json\nk8s.io/shop"),
+        ),
+        (
+            "others",
+            "v1/blobs/sha256/00\nv1/leases/a/b/c/d.json\nv1/keys/a/b/c/d.json/".to_owned(),
+        ),
+        (
+            "out",
+            "v1/keys/../../etc/x.json\nv1/keys/a/%2e%2e/..%2f/d.json\nv1/keys//b/c/d.json".to_owned(),
+        ),
+        ("names", "*\n\n.\n..\na/b\n_\n\u{e4}".to_owned()),
+    ] {
+        seed("listing", name, text.as_bytes())?;
     }
     Ok(())
 }

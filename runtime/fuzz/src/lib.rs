@@ -16,6 +16,8 @@ mod records;
 mod blobs;
 mod rootfs;
 mod annotations;
+mod lease;
+mod listing;
 
 /// One parser, or a few small ones.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +57,14 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "annotations",
         run: annotations::run,
+    },
+    Target {
+        name: "lease",
+        run: lease::run,
+    },
+    Target {
+        name: "listing",
+        run: listing::run,
     },
 ];
 

@@ -240,7 +240,7 @@ fn parse(bytes: &[u8]) -> Document {
         format: 1,
         owner: String::new(),
         token: String::new(),
-        expires: 0,
+        expires: i64::MIN,
         failed: None,
     })
 }
@@ -253,6 +253,14 @@ fn now() -> i64 {
 fn left(found: &Document, now: i64) -> Option<i64> {
     let left = found.expires.saturating_sub(now);
     (1..=LONGEST).contains(&left).then_some(left)
+}
+
+/// Owner, failure and seconds that are left of a lease that holds.
+#[cfg(feature = "parsers")]
+pub(crate) fn that_holds(bytes: &[u8], now: i64) -> Option<(String, Option<String>, i64)> {
+    let document = parse(bytes);
+    let left = left(&document, now)?;
+    Some((document.owner, document.failed, left))
 }
 
 #[cfg(test)]
