@@ -1,10 +1,15 @@
 # containerd in other versions than the lab's own.
 # shellcheck shell=bash disable=SC2154 # cache comes from common.sh, go_built from go.sh
 
-# other_containerd VERSION: builds containerd, ctr and the stock shim of that version, once; prints the folder. The shim
-# has to be of the same version: containerd 1.7 does not take the one of 2.x.
+# other_containerd VERSION|oldest|newest: builds containerd, ctr and the stock shim of that version, once; prints the
+# folder. The shim has to be of the same version: containerd 1.7 does not take the one of 2.x.
 other_containerd() {
-    go_built "containerd $1" "$cache/containerd-$1" build_containerd "$1"
+    local version=$1
+    case $version in
+        oldest) version=$OLDEST_CONTAINERD ;;
+        newest) version=$NEWEST_CONTAINERD ;;
+    esac
+    go_built "containerd $version" "$cache/containerd-$version" build_containerd "$version"
 }
 
 # shellcheck disable=SC2317 # called by build_whole

@@ -52,6 +52,8 @@ mod announce;
 mod checkpoint;
 mod blame;
 mod reason;
+#[cfg(test)]
+mod fixture;
 
 pub use crate::misses::Said;
 pub use announce::Announce;

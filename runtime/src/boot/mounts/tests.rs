@@ -1,23 +1,9 @@
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::*;
+use crate::boot::fixture::sleep;
 
-/// A dump of runc's default container, whose spec is [`spec`].
-fn sleep() -> Images {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("criu/tests/data/sleep");
-    let files = std::fs::read_dir(data).unwrap().map(|entry| entry.unwrap());
-    let read = |entry: std::fs::DirEntry| {
-        (
-            entry.file_name().into_string().unwrap(),
-            std::fs::read(entry.path()).unwrap(),
-        )
-    };
-    files.map(read).collect::<BTreeMap<_, _>>()
-}
-
-/// What `runc spec` writes of mounts, and what of it was there at the donor.
+/// What `runc spec` writes of mounts: the donor was started so.
 fn spec() -> Value {
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
     json!({
