@@ -103,36 +103,25 @@ pub async fn open(url: &Url, options: &StoreOptions) -> Result<Arc<dyn Store>, O
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
         return Err(OpenError::Credentials);
     }
-    if url.scheme() == "file" {
-        return open_directory(url, options).await;
-    }
-    let client = match url.scheme() {
-        "s3" => s3(url, options)
-            .build()
-            .map(|store| Box::new(store) as Box<dyn ObjectStore>),
-        "gs" => GoogleCloudStorageBuilder::from_env()
-            .with_url(url.as_str())
-            .with_client_options(client_options(options, options.allow_http))
-            .with_retry(retry(options))
-            .build()
-            .map(|store| Box::new(store) as Box<dyn ObjectStore>),
-        "az" => MicrosoftAzureBuilder::from_env()
-            .with_url(url.as_str())
-            .with_client_options(client_options(options, options.allow_http))
-            .with_retry(retry(options))
-            .build()
-            .map(|store| Box::new(store) as Box<dyn ObjectStore>),
+    let provider = match url.scheme() {
+        "file" => return open_directory(url, options).await,
+        "s3" => Provider::S3,
+        "gs" => Provider::Gs,
+        "az" => Provider::Az,
         other => {
             return Err(OpenError::Scheme {
                 scheme: other.to_owned(),
             });
         }
     };
-    let failed = |source| OpenError::Client {
+    let (place, with) = (url.clone(), options.clone());
+    // It reads the certificates of the machine, a hundred files or so.
+    let client = tokio::task::spawn_blocking(move || client(provider, &place, &with)).await;
+    let client = client.map_err(object_store::Error::from).flatten();
+    let client = client.map_err(|source| OpenError::Client {
         url: url.to_string(),
         source,
-    };
-    let client = client.map_err(failed)?;
+    })?;
     let prefix = object_store::path::Path::from_url_path(url.path()).map_err(|source| OpenError::Client {
         url: url.to_string(),
         source: source.into(),
@@ -142,6 +131,38 @@ pub async fn open(url: &Url, options: &StoreOptions) -> Result<Arc<dyn Store>, O
         _ => Arc::new(PrefixStore::new(client, prefix)),
     };
     Ok(Arc::new(ObjectBackend::new(client, url.as_str(), options)))
+}
+
+/// Whose server.
+#[derive(Debug, Clone, Copy)]
+enum Provider {
+    S3,
+    Gs,
+    Az,
+}
+
+fn client(
+    provider: Provider,
+    url: &Url,
+    options: &StoreOptions,
+) -> object_store::Result<Box<dyn ObjectStore>> {
+    Ok(match provider {
+        Provider::S3 => Box::new(s3(url, options).build()?),
+        Provider::Gs => Box::new(
+            GoogleCloudStorageBuilder::from_env()
+                .with_url(url.as_str())
+                .with_client_options(client_options(options, options.allow_http))
+                .with_retry(retry(options))
+                .build()?,
+        ),
+        Provider::Az => Box::new(
+            MicrosoftAzureBuilder::from_env()
+                .with_url(url.as_str())
+                .with_client_options(client_options(options, options.allow_http))
+                .with_retry(retry(options))
+                .build()?,
+        ),
+    })
 }
 
 async fn open_directory(url: &Url, options: &StoreOptions) -> Result<Arc<dyn Store>, OpenError> {
