@@ -11,10 +11,15 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use thaw_integration::{Container, Fault, FaultyStore, Lab, Outcome, Python, ok, run, until};
 
-/// What a start may lose to the store: the lookup deadline of 300 ms at first, with room for a busy machine (the next
-/// longer limit is the 5 s of a request); later 50 ms, in the best of three, since any single one may be held up.
-const FIRST: f64 = 2_000.0;
+/// What a busy machine may add to any single start, in milliseconds. Of three hundred starts, with five processes for
+/// each two that could run, none noticed the end of its deadline or of its probe more than eight milliseconds late.
+const NOISE: f64 = 150.0;
+/// What the first start may lose to a store in milliseconds: the lookup deadline.
+const FIRST: f64 = 300.0;
+/// What the later ones may lose.
 const LATER: f64 = 50.0;
+/// So many later ones there are: most meet a store that rests, and one or two ask whether it is back.
+const STARTS: usize = 5;
 
 /// The lab's server keeps its own records under names that leave no room for a prefix.
 const URL: &str = "s3://thaw";
@@ -46,22 +51,31 @@ fn cold_beside(lab: &Lab, reasons: &[&str]) -> Result<f64> {
     Ok(lost(&outcome))
 }
 
-/// Four containers in a row; the first for `first`, the others for `later`.
+fn median(mut costs: Vec<f64>) -> f64 {
+    costs.sort_by(f64::total_cmp);
+    costs[costs.len() / 2]
+}
+
+/// Containers in a row; the first for `first`, the others for `later`. What the dearest of the others has lost.
 fn costs_little(
     lab: &Lab,
     start: fn(&Lab, &[&str]) -> Result<f64>,
     first: &[&str],
     later: &[&str],
-) -> Result<()> {
+) -> Result<f64> {
     let cost = start(lab, first)?;
-    ensure!(cost < FIRST, "the first start lost {cost} ms");
     let mut costs = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..STARTS {
         costs.push(start(lab, later)?);
     }
-    let best = costs.iter().copied().fold(f64::INFINITY, f64::min);
-    ensure!(best < LATER, "later starts lost {costs:?} ms");
-    Ok(())
+    println!("a store that is out: {cost:.1} ms, then {costs:.1?}");
+    ensure!(cost < FIRST + NOISE, "the first start lost {cost} ms");
+    let dearest = costs.iter().copied().fold(0.0, f64::max);
+    ensure!(
+        median(costs.clone()) < LATER && dearest < LATER + NOISE,
+        "later starts lost {costs:?} ms"
+    );
+    Ok(dearest)
 }
 
 /// A network in which nobody answers; removed when dropped.
@@ -148,12 +162,14 @@ fn a_dead_store_costs_little() -> Result<()> {
     // A probe that fails at once tells how.
     let resting = ["store_resting", "lookup_failed"];
     let keys = |address: &str| format!("store.endpoint = 'http://{address}'\nstore.allow_http = true");
+    // Of most, one start has asked again.
+    let mut probes = Vec::new();
     lab.configure_store(URL, &keys("127.0.0.1:1"))?;
-    costs_little(&lab, cold, &out, &resting).context("refused")?;
+    probes.push(costs_little(&lab, cold, &out, &resting).context("refused")?);
     {
         let _hole = BlackHole::new()?;
         lab.configure_store(URL, &keys(BlackHole::ADDRESS))?;
-        costs_little(&lab, cold, &out, &resting).context("black hole")?;
+        probes.push(costs_little(&lab, cold, &out, &resting).context("black hole")?);
     }
     let store = FaultyStore::new()?;
     let html = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 40\r\nETag: \"x\"\r\n\
@@ -173,8 +189,12 @@ fn a_dead_store_costs_little() -> Result<()> {
     ] {
         lab.configure_store(URL, &store.keys())?;
         store.set(fault);
-        costs_little(&lab, cold, &out, &resting).context(what)?;
+        probes.push(costs_little(&lab, cold, &out, &resting).context(what)?);
     }
+    ensure!(
+        median(probes.clone()) < LATER,
+        "those that asked again lost {probes:?} ms"
+    );
     // Quick, clear and of no use: no outage, but not worth a second question at once.
     for (what, answer) in [
         ("403", refusal("403 Forbidden")),
@@ -248,6 +268,8 @@ fn a_store_that_comes_back_is_used() -> Result<()> {
         for _ in 0..3 {
             cold(&lab, &["lookup_timeout", "store_resting"])?;
         }
+        // It asks the store too, and says what it knows without it.
+        lab.python("told")?.container.outcome()?;
         store.set(Fault::None);
         until("a restored container", Duration::from_secs(60), || {
             Ok(restored(&lab).is_ok().then_some(()))
