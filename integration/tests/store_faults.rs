@@ -57,6 +57,7 @@ fn median(mut costs: Vec<f64>) -> f64 {
 }
 
 /// Containers in a row; the first for `first`, the others for `later`. What the dearest of the others has lost.
+#[expect(clippy::print_stdout, reason = "the numbers are what the test is about")]
 fn costs_little(
     lab: &Lab,
     start: fn(&Lab, &[&str]) -> Result<f64>,
