@@ -277,9 +277,13 @@ impl<'a> Asking<'a> {
         }
         for path in self.masked.iter().chain(&self.readonly) {
             let hidden = path.ancestors().skip(1).any(|above| self.masked.contains(above));
-            let mounted = tree.by_path.contains_key(path.as_path());
+            let Some(text) = path.to_str() else { continue };
+            let mounted = !tree.at(text).is_empty();
+            // Of paths of the image nobody knows here whether they are there, and where the kernel's are not mounted
+            // there are none.
             let of_kernel = path.starts_with("/proc") || path.starts_with("/sys");
-            if of_kernel && !hidden && !mounted && path.to_str().is_some_and(exists) {
+            let there = tree.below(text).iter().any(|under| under.mountpoint != "/");
+            if of_kernel && there && !hidden && !mounted && exists(text) {
                 return Err(missing(path));
             }
         }
@@ -336,7 +340,8 @@ fn is_of_kind(found: &Mount, asked: &Asked) -> bool {
         "cgroup" => ["cgroup2", "tmpfs"].contains(&found.fstype.as_str()),
         kind => found.fstype == kind,
     };
-    same && !found.external && found.root == "/"
+    // The root of a cgroup2 is the container's own cgroup, by its path at the donor.
+    same && !found.external && (found.root == "/" || found.fstype == "cgroup2")
 }
 
 /// A part of the file system below, at its own place.

@@ -105,16 +105,28 @@ fn another_spec_has_others() {
     }
 }
 
-/// One mount as CRIU writes it, numbered from 500; the parent is the donor's root or its /proc.
+/// One mount as CRIU writes it, under a number that the donor does not use; the parent is the donor's root, say.
 fn record(parent: u64, path: &str, fstype: u64, flags: u64, key: Option<&str>) -> Vec<u8> {
+    numbered(parent, 500, path, "/", fstype, flags, key)
+}
+
+fn numbered(
+    parent: u64,
+    id: u64,
+    path: &str,
+    root: &str,
+    fstype: u64,
+    flags: u64,
+    key: Option<&str>,
+) -> Vec<u8> {
     use thaw_criu::wire::{Value, push};
     let mut record = Vec::new();
     push(&mut record, 1, Value::Varint(fstype));
-    push(&mut record, 2, Value::Varint(500));
+    push(&mut record, 2, Value::Varint(id));
     push(&mut record, 3, Value::Varint(1));
     push(&mut record, 4, Value::Varint(parent));
     push(&mut record, 5, Value::Varint(flags));
-    push(&mut record, 6, Value::Bytes(b"/"));
+    push(&mut record, 6, Value::Bytes(root.as_bytes()));
     push(&mut record, 7, Value::Bytes(format!(".{path}").as_bytes()));
     push(&mut record, 8, Value::Bytes(b"x"));
     push(&mut record, 9, Value::Bytes(b"lowerdir=/"));
@@ -132,6 +144,24 @@ const PROC_MOUNT: u64 = 155;
 const PROC: u64 = 1;
 const TMPFS: u64 = 5;
 const OVERLAY: u64 = 17;
+const CGROUP2: u64 = 23;
+
+/// Version 2 of cgroups: one file system, whose root has the donor's path; and a container without the kernel's folders.
+#[test]
+fn other_containers_have_other_mounts() {
+    let mut images = sleep();
+    let tree = images.get_mut("mountpoints-13.img").unwrap();
+    tree.truncate(8);
+    for (parent, id, path, root, fstype) in [
+        (90, 153, "/", "/", TMPFS),
+        (ROOT, 155, "/sys/fs/cgroup", "/pods/donor", CGROUP2),
+    ] {
+        tree.extend(numbered(parent, id, path, root, fstype, 1, None));
+    }
+    let mut asked = spec();
+    asked["mounts"] = json!([{"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["ro"]}]);
+    assert_eq!(refusal(&images, &asked), "");
+}
 
 #[test]
 fn images_with_a_mount_too_many() {
