@@ -169,16 +169,19 @@ impl Policy {
                 return Err(fail(ANNOTATION_POLICY, true, PolicyProblem::NodeSaysNever));
             }
             (Never, _) | (_, Some(Never)) => {
+                // Somebody may still take a snapshot of it.
+                let mounts = word(annotations, ANNOTATION_MOUNTS, PersistentMounts::WORDS);
+                let (ready, warmup) = Wishes::of(node, annotations)
+                    .map_or((None, None), |wishes| (wishes.ready, wishes.warmup));
                 return Ok(Self {
                     snapshot: Never,
                     store: None,
                     tcp: node.tcp,
-                    // A snapshot may still be taken of it.
                     ignore_env: names(annotations).unwrap_or_default(),
-                    persistent_mounts: node.persistent_mounts,
+                    persistent_mounts: mounts.ok().flatten().unwrap_or(node.persistent_mounts),
                     capture: None,
-                    ready: None,
-                    warmup: None,
+                    ready,
+                    warmup,
                     on_restore: None,
                 });
             }

@@ -151,6 +151,21 @@ fn persistent_mounts_are_refused_unless_somebody_says_so() {
     assert!(resolve(&node, &[(ANNOTATION_MOUNTS, "yes")]).is_err());
 }
 
+/// One that never restores may be the donor of those that do.
+#[test]
+fn never_leaves_the_rules_for_captures() {
+    let said = [
+        (ANNOTATION_POLICY, "Never"),
+        (ANNOTATION_MOUNTS, "allow"),
+        (ANNOTATION_READY, "tcp:80"),
+        (ANNOTATION_CAPTURE, "ready"),
+    ];
+    let policy = resolve(&NodeConfig::default(), &said).unwrap();
+    assert_eq!(policy.persistent_mounts, PersistentMounts::Allow);
+    assert_eq!(policy.ready, Some(Probe::Tcp(80)));
+    assert_eq!(policy.capture, None);
+}
+
 #[test]
 fn self_capture_needs_a_probe_and_the_node_s_leave() {
     let probe = (ANNOTATION_READY, "tcp:80");
