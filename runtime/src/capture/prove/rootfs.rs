@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::ProofError;
 use crate::boot;
@@ -73,11 +73,19 @@ pub(super) fn view(directory: &Path, room: &Path) -> Result<PathBuf, ProofError>
         upper.display(),
         work.display()
     );
-    overlay(&at, &options).map_err(|source| ProofError::Mount {
+    let mounted = overlay(&at, &options).and_then(|()| share(&at));
+    mounted.map_err(|source| ProofError::Mount {
         path: directory.to_owned(),
         source,
     })?;
     Ok(at)
+}
+
+/// Docker's volumes lie on a mount that is shared, and follow it. CRIU makes the container's mount follow the source again
+/// (`criu/mount-v2.c: move_mount_set_group`), which a private one does not let it.
+fn share(at: &Path) -> io::Result<()> {
+    let nothing = None::<&Path>;
+    Ok(mount(nothing, at, nothing, MsFlags::MS_SHARED, nothing)?)
 }
 
 fn overlay(at: &Path, options: &str) -> io::Result<()> {
