@@ -13,6 +13,8 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use thaw_snapshot::{Blobs, Digest, Manifest, ManifestError};
 use thiserror::Error;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::{Cache, CacheError, Entry, archives, file, pages, seal};
 use crate::store::{BlobRead, Store, StoreError};
@@ -158,15 +160,32 @@ impl Cache {
             return Ok(Fetched { entry, bytes: 0 });
         }
         self.sweep();
-        let temp = self.room_for(&manifest.blobs)?;
+        let (workspace, removed) = self.room_for(&manifest.blobs)?;
+        let result = self.fetch_into(store, manifest, &workspace).await;
+        // Workers that a failure left behind end at their next step, and the directory goes with the last of them.
+        drop(workspace);
+        let _sender_gone = removed.await;
+        result
+    }
+
+    async fn fetch_into(
+        &self,
+        store: &dyn Store,
+        manifest: &Manifest,
+        workspace: &Arc<Workspace>,
+    ) -> Result<Fetched, FetchError> {
         let (archives, chunks) = futures::future::try_join(
-            file::fetch_all(store, &manifest.blobs, temp.path()),
-            pages::fetch(store, &manifest.blobs.pages, temp.path()),
+            file::fetch_all(store, &manifest.blobs, workspace),
+            pages::fetch(store, &manifest.blobs.pages, workspace),
         )
         .await?;
         let cache = self.clone();
         let wanted = manifest.clone();
-        let entry = blocking("the seal", move |_waiting| cache.install(&wanted, temp, chunks)).await?;
+        let workspace = workspace.clone();
+        let entry = blocking("the seal", move |_waiting| {
+            cache.install(&wanted, &workspace, chunks)
+        })
+        .await?;
         Ok(Fetched {
             entry,
             bytes: archives + manifest.blobs.pages.size,
@@ -200,8 +219,8 @@ impl Cache {
         }
     }
 
-    /// A temporary directory, on a disk that has room for everything.
-    fn room_for(&self, blobs: &Blobs) -> Result<TempDir, FetchError> {
+    /// A temporary directory, on a disk that has room for everything, and what tells when it is removed.
+    fn room_for(&self, blobs: &Blobs) -> Result<(Arc<Workspace>, oneshot::Receiver<()>), FetchError> {
         let path = self.temporary();
         let raw: u64 = archives(blobs)
             .map(|(_, blob)| blob.raw_size.saturating_add(blob.size))
@@ -214,26 +233,29 @@ impl Cache {
         if room.blocks_available().saturating_mul(room.fragment_size()) < needed {
             return Err(FetchError::DiskFull { path, needed });
         }
-        tempfile::Builder::new()
+        let directory = tempfile::Builder::new()
             .prefix("fetch-")
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in(&path)
-            .map_err(|source| FetchError::disk(&path, needed, source))
+            .map_err(|source| FetchError::disk(&path, needed, source))?;
+        Ok(Workspace::new(directory))
     }
 
     /// Seals what was fetched and gives it its name.
-    fn install(&self, manifest: &Manifest, temp: TempDir, chunks: Vec<String>) -> Result<Entry, FetchError> {
+    fn install(
+        &self,
+        manifest: &Manifest,
+        workspace: &Workspace,
+        chunks: Vec<String>,
+    ) -> Result<Entry, FetchError> {
         let id = manifest.id();
-        seal::write(temp.path(), &manifest.blobs, chunks).map_err(FetchError::Cache)?;
+        seal::write(workspace.path(), &manifest.blobs, chunks).map_err(FetchError::Cache)?;
         let target = self.directory(&id);
         // Twice: if a damaged entry stands in the way, looking at it removes it.
         for _attempt in 0..2 {
-            match fs::rename(temp.path(), &target) {
-                Ok(()) => {
-                    // The directory is the entry now; there is nothing to clean up under its old name.
-                    let _old_name = temp.keep();
-                    return Ok(Entry::new(id, target, &manifest.blobs));
-                }
+            match fs::rename(workspace.path(), &target) {
+                // The directory is the entry now; there is nothing to remove under its old name.
+                Ok(()) => return Ok(Entry::new(id, target, &manifest.blobs)),
                 Err(error) if is_taken(&error) => {
                     if let Some(entry) = self.get(manifest).map_err(FetchError::Cache)? {
                         return Ok(entry);
@@ -255,6 +277,41 @@ fn is_taken(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
     )
+}
+
+/// The directory that a fetch fills. Each worker holds it, so that it is removed when the last of them has ended:
+/// removed under a worker's hands, it would stay with the file that the worker makes meanwhile.
+#[derive(Debug)]
+pub(super) struct Workspace {
+    path: PathBuf,
+    /// The directory, and what tells that it is gone. Taken only by the drop.
+    held: Option<(TempDir, oneshot::Sender<()>)>,
+}
+
+impl Workspace {
+    fn new(directory: TempDir) -> (Arc<Self>, oneshot::Receiver<()>) {
+        let (sender, receiver) = oneshot::channel();
+        let workspace = Self {
+            path: directory.path().to_owned(),
+            held: Some((directory, sender)),
+        };
+        (Arc::new(workspace), receiver)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Workspace {
+    /// The kernel frees gigabytes slowly: not on a thread that serves others.
+    fn drop(&mut self) {
+        let held = self.held.take();
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(held))),
+            Err(_outside) => drop(held),
+        }
+    }
 }
 
 /// Tells work on a thread that nobody waits for it any more. A thread can't be ended from outside, and what it unpacks

@@ -3,14 +3,15 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use thaw_snapshot::{Blob, Blobs, Digest};
 
 use super::archives;
-use super::fetch::{FetchError, Waiting, blocking, read_range};
+use super::fetch::{FetchError, Waiting, Workspace, blocking, read_range};
 use crate::store::Store;
 
 /// Bytes per request, and the most of an archive that is held in memory.
@@ -19,11 +20,15 @@ const PIECE: u64 = 8 << 20;
 /// Largest window of a frame, as a power of two. A frame says how much memory its reader needs; level 3 needs 2 MiB.
 const MAX_WINDOW_LOG: u32 = 24;
 
-/// Fetches every archive of a snapshot into `directory`; returns the bytes that came.
-pub(super) async fn fetch_all(store: &dyn Store, blobs: &Blobs, directory: &Path) -> Result<u64, FetchError> {
+/// Fetches every archive of a snapshot into `workspace`; returns the bytes that came.
+pub(super) async fn fetch_all(
+    store: &dyn Store,
+    blobs: &Blobs,
+    workspace: &Arc<Workspace>,
+) -> Result<u64, FetchError> {
     let mut bytes = 0;
     for (name, blob) in archives(blobs) {
-        fetch(store, blob, directory, name).await?;
+        fetch(store, blob, workspace, name).await?;
         bytes += blob.size;
     }
     Ok(bytes)
@@ -32,41 +37,48 @@ pub(super) async fn fetch_all(store: &dyn Store, blobs: &Blobs, directory: &Path
 async fn fetch(
     store: &dyn Store,
     blob: &Blob,
-    directory: &Path,
+    workspace: &Arc<Workspace>,
     name: &'static str,
 ) -> Result<(), FetchError> {
-    let target = directory.join(name);
     let expected = blob.clone();
+    let held = workspace.clone();
     if blob.size <= PIECE {
         let bytes = read_range(store, &blob.digest, blob.size, 0..blob.size).await?;
         return blocking(name, move |waiting| {
             verify(name, &expected, Digest::of(&bytes))?;
-            decompress(name, &expected, bytes.as_ref(), &target, waiting)
+            decompress(name, &expected, bytes.as_ref(), &held.path().join(name), waiting)
         })
         .await;
     }
-    let packed = directory.join(format!("{name}.zst"));
-    download(store, blob, &packed, name).await?;
+    let packed = download(store, blob, workspace, name).await?;
     blocking(name, move |waiting| {
         let file = File::open(&packed).map_err(|e| FetchError::disk(&packed, 0, e))?;
-        decompress(name, &expected, file, &target, waiting)?;
+        decompress(name, &expected, file, &held.path().join(name), waiting)?;
         std::fs::remove_file(&packed).map_err(|e| FetchError::disk(&packed, 0, e))
     })
     .await
 }
 
-/// Brings a large blob to a file and verifies its digest.
-async fn download(store: &dyn Store, blob: &Blob, path: &Path, name: &'static str) -> Result<(), FetchError> {
-    let mut state = (create(path, 0o600)?, Sha256::new());
+/// Brings a large blob to a file, which is returned, and verifies its digest.
+async fn download(
+    store: &dyn Store,
+    blob: &Blob,
+    workspace: &Workspace,
+    name: &'static str,
+) -> Result<PathBuf, FetchError> {
+    let path = workspace.path().join(format!("{name}.zst"));
+    let mut state = (create(&path, 0o600)?, Sha256::new());
     let mut start = 0;
     while start < blob.size {
         let end = blob.size.min(start + PIECE);
         let bytes = read_range(store, &blob.digest, blob.size, start..end).await?;
-        let path = path.to_owned();
-        state = blocking(name, move |_waiting| append(state, &bytes, &path)).await?;
+        // The file is open and exists: this worker adds nothing to the directory.
+        let at = path.clone();
+        state = blocking(name, move |_waiting| append(state, &bytes, &at)).await?;
         start = end;
     }
-    verify(name, blob, Digest::from_hasher(state.1))
+    verify(name, blob, Digest::from_hasher(state.1))?;
+    Ok(path)
 }
 
 fn append(

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use thaw_snapshot::{Chunk, Digest, Pages};
 
-use super::fetch::{FetchError, Waiting, blocking, read_range};
+use super::fetch::{FetchError, Waiting, Workspace, blocking, read_range};
 use super::file::create;
 use super::seal::chunk_hash;
 use crate::store::Store;
@@ -23,13 +23,14 @@ const REQUEST: u64 = 4 << 20;
 /// in all, with those that this build writes 32 MiB.
 const LANES: usize = 4;
 
-/// Fetches all memory into `directory`; returns the hash of each chunk for the seal.
+/// Fetches all memory into `workspace`; returns the hash of each chunk for the seal.
 pub(super) async fn fetch(
     store: &dyn Store,
     pages: &Pages,
-    directory: &Path,
+    workspace: &Workspace,
 ) -> Result<Vec<String>, FetchError> {
-    let target = Arc::new(Target::create(pages, directory)?);
+    // Its workers write to files that are here and open now: they add nothing to the directory.
+    let target = Arc::new(Target::create(pages, workspace.path())?);
     let mut lanes = Vec::new();
     for request in plan(&pages.chunks) {
         lanes.push(fetch_one(
