@@ -22,6 +22,10 @@ use crate::store::{BlobRead, Store, StoreError};
 /// How often a fetch looks whether another one that fetches the same snapshot is done.
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
+/// The longest that a fetch waits for its temporary directory to go: for a worker that is in the middle of a step, and
+/// for the kernel to free gigabytes. What stays longer is swept by a later fetch.
+const REMOVAL: Duration = Duration::from_secs(1);
+
 /// A snapshot that is in the cache now.
 #[derive(Debug)]
 pub struct Fetched {
@@ -134,24 +138,35 @@ impl Cache {
     /// digest. Of the memory blob each chunk is verified; its own digest then adds nothing and is not computed.
     ///
     /// When several processes fetch the same snapshot, one does and the others wait for it. On any failure, and
-    /// when the future is dropped, nothing is left behind.
+    /// soon after the future is dropped, nothing is left behind.
     ///
     /// # Errors
-    /// See [`FetchError`]. [`FetchError::Deadline`] when `deadline` passes.
+    /// See [`FetchError`]. [`FetchError::Deadline`] when `deadline` passes; cleaning up may take up to a second more.
     pub async fn fetch(
         &self,
         store: &dyn Store,
         manifest: &Manifest,
         deadline: Instant,
     ) -> Result<Fetched, FetchError> {
-        let work = self.fetch_unbounded(store, manifest);
-        match tokio::time::timeout_at(deadline.into(), work).await {
-            Ok(fetched) => fetched,
-            Err(_elapsed) => Err(FetchError::Deadline),
+        let mut removed = None;
+        let work = self.fetch_unbounded(store, manifest, &mut removed);
+        let result = tokio::time::timeout_at(deadline.into(), work)
+            .await
+            .unwrap_or(Err(FetchError::Deadline));
+        if let Some(removed) = removed {
+            // A process that ended first would leave the directory.
+            let _gone_or_late = tokio::time::timeout(REMOVAL, removed).await;
         }
+        result
     }
 
-    async fn fetch_unbounded(&self, store: &dyn Store, manifest: &Manifest) -> Result<Fetched, FetchError> {
+    /// Sets `removed` to what tells that nothing temporary is left, once there is something.
+    async fn fetch_unbounded(
+        &self,
+        store: &dyn Store,
+        manifest: &Manifest,
+        removed: &mut Option<oneshot::Receiver<()>>,
+    ) -> Result<Fetched, FetchError> {
         // Sizes are bounded and file names are plain from here on.
         manifest.validate().map_err(FetchError::Manifest)?;
         let id = manifest.id();
@@ -160,28 +175,15 @@ impl Cache {
             return Ok(Fetched { entry, bytes: 0 });
         }
         self.sweep();
-        let (workspace, removed) = self.room_for(&manifest.blobs)?;
-        let result = self.fetch_into(store, manifest, &workspace).await;
-        // Workers that a failure left behind end at their next step, and the directory goes with the last of them.
-        drop(workspace);
-        let _sender_gone = removed.await;
-        result
-    }
-
-    async fn fetch_into(
-        &self,
-        store: &dyn Store,
-        manifest: &Manifest,
-        workspace: &Arc<Workspace>,
-    ) -> Result<Fetched, FetchError> {
+        let (workspace, receiver) = self.room_for(&manifest.blobs)?;
+        *removed = Some(receiver);
         let (archives, chunks) = futures::future::try_join(
-            file::fetch_all(store, &manifest.blobs, workspace),
-            pages::fetch(store, &manifest.blobs.pages, workspace),
+            file::fetch_all(store, &manifest.blobs, &workspace),
+            pages::fetch(store, &manifest.blobs.pages, &workspace),
         )
         .await?;
         let cache = self.clone();
         let wanted = manifest.clone();
-        let workspace = workspace.clone();
         let entry = blocking("the seal", move |_waiting| {
             cache.install(&wanted, &workspace, chunks)
         })

@@ -167,6 +167,23 @@ async fn a_deadline_that_passed() {
 }
 
 #[tokio::test]
+async fn a_deadline_at_any_step() {
+    let lab = Lab::new().await;
+    let manifest = lab.published().await;
+    let mut step = Duration::ZERO;
+    while let Err(error) = lab
+        .cache
+        .fetch(&*lab.store, &manifest, Instant::now() + step)
+        .await
+    {
+        assert!(matches!(error, FetchError::Deadline), "{error:?}");
+        assert!(lab.leftovers().is_empty(), "{step:?}: {:?}", lab.leftovers());
+        step += Duration::from_millis(1);
+    }
+    assert!(lab.leftovers().is_empty());
+}
+
+#[tokio::test]
 async fn a_changed_file_in_the_cache() {
     let lab = Lab::new().await;
     let manifest = lab.published().await;
