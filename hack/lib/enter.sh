@@ -53,9 +53,6 @@ mount_cgroups() {
     local options dir
     if [ "$LAB_CGROUP" = v2 ]; then
         mount -t cgroup2 cgroup2 "$new/sys/fs/cgroup"
-        # A cgroup that passes controllers on may hold no process of its own.
-        mkdir "$new/sys/fs/cgroup/lab"
-        echo $$ >"$new/sys/fs/cgroup/lab/cgroup.procs"
         sed 's/\([a-z]\)/+\1/; s/ \([a-z]\)/ +\1/g' "$new/sys/fs/cgroup/cgroup.controllers" \
             >"$new/sys/fs/cgroup/cgroup.subtree_control"
         return
