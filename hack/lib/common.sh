@@ -102,3 +102,19 @@ build_needs() {
     fi
     install_missing protoc=protobuf-compiler cc=build-essential
 }
+
+# lab_environment NAME: the environment of what runs in the lab NAME, NUL after each.
+lab_environment() {
+    local pair tools path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/src/target/$LAB_PROFILE
+    while IFS= read -r -d '' pair; do
+        # Those of hack itself would be settings of thaw in there: THAW_CACHE names the cache of snapshots to it.
+        case $pair in
+            THAW_CACHE=* | THAW_MIRROR=* | THAW_PROFILE=* | THAW_TOOLS=*) continue ;;
+        esac
+        case $pair in THAW_* | RUST_* | LAB_* | CI=* | TERM=* | NO_COLOR=*) printf '%s\0' "$pair" ;; esac
+    done < <(env -0)
+    for tools in ${LAB_TOOLS:-}; do
+        path+=:/opt/${tools##*/}
+    done
+    printf '%s\0' HOME=/root LANG=C.UTF-8 "THAW_LAB=$1" THAW_LAB_IMAGES=/images "PATH=$path"
+}

@@ -98,10 +98,8 @@ if [ -n "${LAB_OTHER_CONTAINERD:-}" ]; then
         bind_in "$LAB_OTHER_CONTAINERD/$program" "/usr/bin/$program" ro
     done
 fi
-path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/src/target/$LAB_PROFILE
 for tools in ${LAB_TOOLS:-}; do
     bind_in "$tools" "/opt/${tools##*/}" ro
-    path+=:/opt/${tools##*/}
 done
 if [ -n "$LAB_S3" ]; then
     bind_in "$LAB_S3/s3s-fs" /usr/local/bin/s3s-fs ro
@@ -115,14 +113,5 @@ cd "$new"
 pivot_root . mnt
 umount -l /mnt
 cd /src
-keep=()
-while IFS= read -r -d '' pair; do
-    # Those of hack itself would be settings of thaw in there: THAW_CACHE names the cache of snapshots to it.
-    case $pair in
-        THAW_CACHE=* | THAW_MIRROR=* | THAW_PROFILE=* | THAW_TOOLS=*) continue ;;
-    esac
-    case $pair in THAW_* | RUST_* | LAB_* | CI=* | TERM=* | NO_COLOR=*) keep+=("$pair") ;; esac
-done < <(env -0)
-exec env -i "${keep[@]}" HOME=/root LANG=C.UTF-8 THAW_LAB="$name" THAW_LAB_IMAGES=/images \
-    PATH="$path" \
-    bash /src/hack/lib/init.sh "$@"
+mapfile -d '' -t environment < <(lab_environment "$name")
+exec env -i "${environment[@]}" bash /src/hack/lib/init.sh "$@"

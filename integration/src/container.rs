@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::cgroup::unified;
 use crate::command::{Ran, ok, run};
 use crate::http;
 use crate::wait::until;
@@ -224,12 +225,13 @@ impl Container {
         Ok(code)
     }
 
-    /// A file of the cgroup of the given v1 controller.
+    /// A file of its cgroup, under cgroup v1 of that of the controller.
     ///
     /// # Errors
     /// When it can't be read.
     pub fn cgroup_file(&self, controller: &str, name: &str) -> Result<String> {
-        let path = format!("/sys/fs/cgroup/{controller}/default/{}/{name}", self.id);
+        let hierarchy = if unified() { "." } else { controller };
+        let path = format!("/sys/fs/cgroup/{hierarchy}/default/{}/{name}", self.id);
         Ok(fs::read_to_string(&path)
             .with_context(|| format!("read {path}"))?
             .trim()

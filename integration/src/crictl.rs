@@ -158,6 +158,7 @@ impl Crictl {
                 "crictl",
                 "--runtime-endpoint",
                 ENDPOINT,
+                "--timeout=60s",
                 "--image-endpoint",
                 ENDPOINT,
             ],

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
 
+use crate::wait::patience;
+
 /// A SYN that meets a locked namespace is dropped, and the kernel tries again a second later: we do sooner.
 const CONNECT: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(3);
@@ -37,7 +39,7 @@ pub fn inside<T: Send + 'static>(
 pub fn get(netns: &Path, address: SocketAddr, path: &str, limit: Duration) -> Result<String> {
     let path = path.to_owned();
     inside(netns, move || {
-        let end = Instant::now() + limit;
+        let end = Instant::now() + patience(limit);
         loop {
             let failed = match once(address, &path) {
                 Ok(body) => return Ok(body),
@@ -56,8 +58,8 @@ pub fn get(netns: &Path, address: SocketAddr, path: &str, limit: Duration) -> Re
 /// # Errors
 /// Anything but a 200.
 pub fn once(address: SocketAddr, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, CONNECT)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut stream = TcpStream::connect_timeout(&address, patience(CONNECT))?;
+    stream.set_read_timeout(Some(patience(Duration::from_secs(5))))?;
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: thaw\r\nConnection: close\r\n\r\n"

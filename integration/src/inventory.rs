@@ -137,7 +137,7 @@ pub fn processes() -> Result<Vec<(i32, String)>> {
         let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
             continue;
         };
-        if pid.cast_unsigned() != own {
+        if pid.cast_unsigned() != own && !of_the_kernel(&stat) {
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             let name = stat.split(['(', ')']).nth(1).unwrap_or_default();
             found.push((
@@ -151,6 +151,12 @@ pub fn processes() -> Result<Vec<(i32, String)>> {
         }
     }
     Ok(found)
+}
+
+/// A thread of the kernel, which a machine of one's own shows: a child of kthreadd, which is process 2.
+fn of_the_kernel(stat: &str) -> bool {
+    let behind_name = stat.rsplit(')').next().unwrap_or_default();
+    stat.starts_with("2 (kthreadd)") || behind_name.split_whitespace().nth(1) == Some("2")
 }
 
 fn entries(folder: &Path) -> Vec<String> {

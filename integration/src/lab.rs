@@ -13,7 +13,7 @@ use crate::container::{Container, Python};
 use crate::containerd::major_version;
 use crate::inventory::Inventory;
 use crate::run::{Run, full_name};
-use crate::wait::until;
+use crate::wait::{patience, until};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 const CONFIG: &str = "/etc/thaw/config.toml";
@@ -100,6 +100,33 @@ impl Lab {
         Some(lab)
     }
 
+    /// As [`Lab::enter`], where systemd makes the cgroups.
+    ///
+    /// # Panics
+    /// When the lab can't be used.
+    #[must_use]
+    pub fn enter_with_systemd(name: &str) -> Option<Self> {
+        if !Path::new("/run/systemd/system").exists() {
+            skip(name, "no systemd here (hack/test --vm)");
+            return None;
+        }
+        Self::enter(name)
+    }
+
+    /// As [`Lab::enter`], where the kernel has AppArmor.
+    ///
+    /// # Panics
+    /// When the lab can't be used.
+    #[must_use]
+    pub fn enter_with_apparmor(name: &str) -> Option<Self> {
+        let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
+        if !enabled.starts_with('Y') {
+            skip(name, "no AppArmor here (hack/test --vm)");
+            return None;
+        }
+        Self::enter_with_tool(name, "apparmor_parser")
+    }
+
     /// As [`Lab::enter`], where root may look at the limits of other users' processes, which CRIU has to.
     ///
     /// # Panics
@@ -153,8 +180,10 @@ impl Lab {
     /// # Errors
     /// When it can't be written.
     pub fn configure(&self, keys: &str) -> Result<()> {
-        // What a start comes to must not hang on a pause of the machine. The default has its test in store_faults.rs.
-        let keys = format!("deadlines.lookup = '5s'\n{keys}");
+        // What a start comes to must not hang on a pause of the machine. The defaults have their tests in store_faults.rs
+        // and undo.rs.
+        let identify = patience(Duration::from_secs(1)).as_millis();
+        let keys = format!("deadlines.lookup = '5s'\ndeadlines.identify = '{identify}ms'\n{keys}");
         self.configure_store(&format!("file://{}", self.store().display()), &keys)
     }
 

@@ -11,6 +11,7 @@
 //!   .done()             the node has to look as before
 //! ```
 
+mod cgroup;
 mod command;
 mod compatibility;
 mod console;
@@ -36,6 +37,7 @@ mod scripts;
 mod surroundings;
 mod wait;
 
+pub use cgroup::unified;
 pub use command::{Background, Ran, ok, run, run_within, spawn};
 pub use compatibility::{Way, cell, cell_moot, cell_refused};
 pub use console::Console;
@@ -56,4 +58,4 @@ pub use registry::Registry;
 pub use run::{Run, STOCK, THAW};
 pub use scripts::{GRACEFUL, HUNGRY};
 pub use surroundings::Surroundings;
-pub use wait::until;
+pub use wait::{patience, until};

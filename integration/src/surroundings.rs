@@ -175,9 +175,16 @@ fn mounts(pid: i32, found: &mut BTreeSet<String>) -> Result<String> {
     upper.context("its root is no overlay")
 }
 
-/// What the cgroups of the container say, under cgroup v1.
+/// What the cgroups of the container say.
 fn cgroups(id: &str, found: &mut BTreeSet<String>) {
     for (controller, name) in [
+        (".", "memory.max"),
+        (".", "memory.swap.max"),
+        (".", "cpu.weight"),
+        (".", "cpu.max"),
+        (".", "pids.max"),
+        (".", "cpuset.cpus"),
+        (".", "cgroup.freeze"),
         ("memory", "memory.limit_in_bytes"),
         ("memory", "memory.memsw.limit_in_bytes"),
         ("cpu", "cpu.shares"),
@@ -188,7 +195,7 @@ fn cgroups(id: &str, found: &mut BTreeSet<String>) {
         ("freezer", "freezer.state"),
     ] {
         let path = format!("/sys/fs/cgroup/{controller}/default/{id}/{name}");
-        // Not every kernel has each of them; then none of the starts has it.
+        // Neither version of cgroups has all of them, nor has every kernel; then none of the starts has it.
         let text = fs::read_to_string(&path).unwrap_or_default();
         lines(&format!("cgroup {name}"), &text, found);
     }

@@ -211,7 +211,7 @@ fn metrics_name_the_same_things() -> Result<()> {
             .collect();
         let used = text
             .lines()
-            .find(|line| line.starts_with("memory.usage_in_bytes"))
+            .find(|line| line.starts_with("memory.usage_in_bytes ") || line.starts_with("memory.usage "))
             .unwrap_or_default()
             .to_owned();
         let used = used

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use thaw_integration::forge::Tar;
-use thaw_integration::{FakeCriu, Lab, Python, forge, ok};
+use thaw_integration::{FakeCriu, Lab, Python, forge, ok, patience};
 
 /// A cold start in the lab takes some 0.3 s in a debug build; the rest is room for a slow machine.
 const SOON: Duration = Duration::from_secs(4);
@@ -27,7 +27,7 @@ fn comes_up(lab: &Lab, way: &str, reasons: &[&str]) -> Result<()> {
         if !late && (outcome.result != "cold" || !reasons.contains(&outcome.reason.as_str())) {
             bail!("should be {way} for {reasons:?}, is {outcome:?}");
         }
-        if took > SOON {
+        if took > patience(SOON) {
             bail!("the start took {took:?}");
         }
         let python = Python::ready(container)?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use thaw_integration::{Lab, Netns, Python, Run, until};
+use thaw_integration::{Lab, Netns, Python, Run, unified, until};
 
 fn text<'a>(state: &'a Value, name: &str) -> &'a str {
     state[name].as_str().unwrap_or_default()
@@ -111,12 +111,21 @@ fn limits_hold_after_a_restore() -> Result<()> {
         let limits = ["--memory-limit", "134217728", "--cpus", "0.5"];
         let clone = Python::ready(lab.python_run("clone").flags(&limits).start()?)?;
         clone.container.assert_restored()?;
-        assert_eq!(
-            clone.container.cgroup_file("memory", "memory.limit_in_bytes")?,
-            "134217728"
-        );
-        assert_eq!(clone.container.cgroup_file("cpu", "cpu.cfs_quota_us")?, "50000");
-        assert_eq!(clone.container.cgroup_file("cpu", "cpu.cfs_period_us")?, "100000");
+        let files: &[_] = if unified() {
+            &[
+                ("memory", "memory.max", "134217728"),
+                ("cpu", "cpu.max", "50000 100000"),
+            ]
+        } else {
+            &[
+                ("memory", "memory.limit_in_bytes", "134217728"),
+                ("cpu", "cpu.cfs_quota_us", "50000"),
+                ("cpu", "cpu.cfs_period_us", "100000"),
+            ]
+        };
+        for &(controller, name, value) in files {
+            assert_eq!(clone.container.cgroup_file(controller, name)?, value, "{name}");
+        }
     }
     lab.done()
 }

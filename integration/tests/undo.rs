@@ -122,7 +122,8 @@ fn a_step_before_the_restore_leaves_a_first_start() -> Result<()> {
         return Ok(());
     };
     let first = first_start(&lab)?;
-    lab.configure("deadlines.identify = '1ms'")?;
+    let store = format!("file://{}", lab.store().display());
+    lab.configure_store(&store, "deadlines.identify = '1ms'")?;
     same(&lab, &first, "identify", &["identify_timeout"])?;
     lab.configure("")?;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use thaw_integration::{Lab, Python};
+use thaw_integration::{Lab, Python, patience};
 
 /// A cold start in the lab takes some 0.3 s in a debug build; the rest is room for a slow machine.
 const SOON: Duration = Duration::from_secs(8);
@@ -71,7 +71,7 @@ fn start(lab: &Lab) -> Result<(String, String)> {
         let container = lab.python_run("victim").start()?;
         let took = started.elapsed();
         let outcome = container.outcome()?;
-        ensure!(took < SOON, "the start took {took:?}: {outcome:?}");
+        ensure!(took < patience(SOON), "the start took {took:?}: {outcome:?}");
         let memory = shim_memory(container.pid()?)?;
         ensure!(
             memory < SHIM_MEMORY,
