@@ -4,8 +4,9 @@
 
 vm_packages=$root_packages,systemd-sysv,dbus,udev,linux-image-cloud-amd64,initramfs-tools,apparmor
 
-# Memory of the machine, in MiB.
+# Memory of the machine, in MiB, and how long it may run: one that hangs would be waited for without an end.
 vm_memory=6144
+vm_limit=2h
 
 # What would start and end processes while the tests look for those that were left behind.
 vm_masks=$(printf ' systemd.mask=%s' timers.target systemd-udev{d,-trigger}.service systemd-udevd-{control,kernel}.socket)
@@ -73,15 +74,15 @@ enter_vm() {
     trap "remove_run $name" EXIT
     step "making the machine's disk" vm_disk "$dir" "$@"
     # One processor: with more, the kernel may see half of an instruction that it is changing (QEMU 7.2, int3).
-    qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m "$vm_memory" -nodefaults -display none -no-reboot \
+    timeout --foreground "$vm_limit" qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m "$vm_memory" -nodefaults -display none -no-reboot \
         -kernel "$root"/boot/vmlinuz-* -initrd "$root"/boot/initrd.img-* \
         -drive "file=$dir/disk,format=raw,if=virtio,cache=unsafe" \
         -serial "file:$dir/console" -serial stdio -serial "file:$dir/status" \
-        -append "root=/dev/vda rw console=ttyS0 panic=-1 systemd.run=\"/bin/bash /src/hack/lib/vm-init.sh\" $vm_masks" </dev/null \
-        || true # what it came to is in its status
+        -append "root=/dev/vda rw console=ttyS0 panic=-1 systemd.run=\"/bin/bash /src/hack/lib/vm-init.sh\" $vm_masks" \
+        </dev/null || true # what it came to is in its status
     status=$(cat "$dir/status")
     if [ -z "$status" ]; then
-        echo "error: the machine ended early; the end of its console:" >&2
+        echo "error: the machine ended early, or not within $vm_limit; the end of its console:" >&2
         tail -n 30 "$dir/console" >&2
         status=1
     fi

@@ -153,10 +153,13 @@ pub fn processes() -> Result<Vec<(i32, String)>> {
     Ok(found)
 }
 
-/// A thread of the kernel, which a machine of one's own shows: a child of kthreadd, which is process 2.
+/// A thread of the kernel, which a machine of one's own shows. `man 5 proc_pid_stat`: the flags are the seventh field
+/// behind the name, `PF_KTHREAD` of `linux/sched.h` among them.
 fn of_the_kernel(stat: &str) -> bool {
+    const PF_KTHREAD: u32 = 0x0020_0000;
     let behind_name = stat.rsplit(')').next().unwrap_or_default();
-    stat.starts_with("2 (kthreadd)") || behind_name.split_whitespace().nth(1) == Some("2")
+    let flags = behind_name.split_whitespace().nth(6);
+    flags.is_some_and(|flags| flags.parse::<u32>().is_ok_and(|flags| flags & PF_KTHREAD != 0))
 }
 
 fn entries(folder: &Path) -> Vec<String> {
@@ -179,5 +182,17 @@ fn walk(folder: &Path, depth: usize, visit: &mut dyn FnMut(&str, bool)) {
         if is_folder {
             walk(Path::new(&path), depth - 1, visit);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_of_the_kernel_are_told_by_their_flags() {
+        assert!(of_the_kernel("35 (kworker/0:1) I 2 0 0 0 -1 69238880 0 0 0 0"));
+        assert!(!of_the_kernel("35 (sh) S 2 35 35 0 -1 4194560 0 0 0 0"));
+        assert!(!of_the_kernel(&fs::read_to_string("/proc/self/stat").unwrap()));
     }
 }

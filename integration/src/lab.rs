@@ -180,8 +180,8 @@ impl Lab {
     /// # Errors
     /// When it can't be written.
     pub fn configure(&self, keys: &str) -> Result<()> {
-        // What a start comes to must not hang on a pause of the machine. The defaults have their tests in store_faults.rs
-        // and undo.rs.
+        // What a start comes to must not hang on a pause of the machine. The defaults have their tests in
+        // store_faults.rs and undo.rs.
         let identify = patience(Duration::from_secs(1)).as_millis();
         let keys = format!("deadlines.lookup = '5s'\ndeadlines.identify = '{identify}ms'\n{keys}");
         self.configure_store(&format!("file://{}", self.store().display()), &keys)

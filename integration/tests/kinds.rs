@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use thaw_integration::{Events, Lab, Python, Run, ok, until};
 
-/// The rights of init and what is mounted. A file is masked by a bind of /dev/null, the container's own or the machine's,
-/// which is on a devtmpfs: both are the same device.
+/// The rights of init and what is mounted. A file is masked by a bind of /dev/null, the container's own or the
+/// machine's, which is on a devtmpfs: both are the same device.
 const RIGHTS: &str = "grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp)' /proc/1/status; \
     cut -d' ' -f2,3 /proc/mounts | sed 's/devtmpfs/tmpfs/' | sort";
 

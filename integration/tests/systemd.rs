@@ -1,5 +1,6 @@
 //! systemd's cgroup driver: a container's cgroup is a scope that systemd makes, and removes.
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,7 +17,7 @@ fn in_scope(lab: &Lab, id: &str) -> Run {
 /// The container's init is in its scope, and systemd knows it.
 fn ensure_scope(python: &Python, id: &str) -> Result<()> {
     let unit = format!("thaw-test-{id}.scope");
-    let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", python.container.pid()?))?;
+    let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", python.container.pid()?))?;
     ensure!(cgroup == format!("0::/system.slice/{unit}\n"), "{cgroup}");
     ok(&["systemctl", "is-active", &unit]).map(drop)
 }
@@ -47,7 +48,7 @@ fn systemd_s_scopes_are_restored() -> Result<()> {
         ensure!(clone.container.sh("hostname")? == "clone\n", "another hostname");
         for (name, value) in [("memory.max", "134217728\n"), ("cpu.max", "50000 100000\n")] {
             let file = Path::new(SLICE).join("thaw-test-clone.scope").join(name);
-            let found = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+            let found = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
             ensure!(found == value, "{name} is {found}");
         }
         ok(&["ctr", "task", "metrics", "clone"])?;
