@@ -1,6 +1,9 @@
 # What the test commands share: where the tests' programs are, what a log of them must not say, and what failed.
 # shellcheck shell=bash disable=SC2154 # hack and target come from common.sh
 
+# A failed test says its chain of causes; a backtrace through the harness would bury it.
+export RUST_BACKTRACE=0
+
 # integration_binaries [CARGO ARGS...]: prints where they are, as the lab sees them.
 integration_binaries() {
     cargo test -p thaw-integration --locked --no-run --message-format=json-render-diagnostics "$@" \

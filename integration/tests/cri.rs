@@ -306,9 +306,11 @@ fn cri_containers_outlive_containerd() -> Result<()> {
         let restarted = |app: &InPod<'_>| {
             let before = app.pid()?;
             cri.restart()?;
-            ensure!(app.pid()? == before, "another process");
-            ensure!(app.exec(&["echo", "here"])?.ok()? == "here\n");
-            stops(app)
+            let after = app.pid().context("after the restart")?;
+            ensure!(after == before, "another process");
+            let said = app.exec(&["echo", "here"]).context("after the restart")?;
+            ensure!(said.ok()? == "here\n");
+            stops(app).context("after the restart")
         };
         shell_in_both_ways(&cri, restarted, "containerd is restarted")?;
     }
