@@ -43,6 +43,7 @@ mod sockets;
 mod reconnect;
 mod bundle;
 mod labels;
+mod memory;
 mod restore;
 mod begun;
 mod hooks;

@@ -102,8 +102,11 @@ pub struct Stage {
 pub struct Bytes {
     /// Read from the store (0 when the cache had everything).
     pub fetched: u64,
-    /// Memory pages given to CRIU.
+    /// Memory pages restored.
     pub pages: u64,
+    /// Those of them that the page server has filled in; the others CRIU has.
+    #[serde(default)]
+    pub filled: u64,
     /// Root filesystem changes applied.
     pub rootfs: u64,
 }

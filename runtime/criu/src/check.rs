@@ -105,7 +105,7 @@ const KINDS: &[(&str, Id, u32, Content)] = &[
     ("sk-queues", Id::None, 0x5626_4026, Content::Opaque),
     ("core", Id::Decimal, image::magic::CORE, Content::Records),
     ("ids", Id::Decimal, image::magic::IDS, Content::Records),
-    ("mm", Id::Decimal, 0x5749_2820, Content::Records),
+    ("mm", Id::Decimal, image::magic::MM, Content::Records),
     ("fs", Id::Decimal, 0x5140_3912, Content::Records),
     ("fdinfo", Id::Decimal, image::magic::FDINFO, Content::Records),
     ("pagemap", Id::Decimal, image::magic::PAGEMAP, Content::Records),

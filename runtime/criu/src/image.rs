@@ -23,6 +23,7 @@ pub(crate) mod magic {
     pub(crate) const MOUNTPOINTS: u32 = 0x5556_3928;
     pub(crate) const NETNS: u32 = 0x5593_3752;
     pub(crate) const UTSNS: u32 = 0x5447_3203;
+    pub(crate) const MM: u32 = 0x5749_2820;
     pub(crate) const PAGEMAP: u32 = 0x5608_4025;
     pub(crate) const SECCOMP: u32 = 0x6441_3049;
     pub(crate) const CGROUP: u32 = 0x5938_3330;

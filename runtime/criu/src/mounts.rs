@@ -79,7 +79,7 @@ pub(crate) fn file(images: &Images) -> Result<String, ReadError> {
     Ok(format!("mountpoints-{id}.img"))
 }
 
-fn read(record: Message<'_>) -> Result<Mount, WireError> {
+pub(crate) fn read(record: Message<'_>) -> Result<Mount, WireError> {
     let fsname = record.string(14)?.unwrap_or_default();
     let number = usize::try_from(record.required_uint32(1)?).unwrap_or(usize::MAX);
     let known = FSTYPES.get(number).copied().filter(|name| !name.is_empty());

@@ -10,8 +10,8 @@ use thaw_criu::inventory::NetworkLock;
 use thaw_criu::sockets::{Family, Proto, State};
 use thaw_criu::wire::{self, Message, Value};
 use thaw_criu::{
-    CheckError, EditError, Images, ReadError, check, core, creds, files, ids, inventory, ipc, mounts, netns,
-    pagemap, pstree, seccomp, sockets, uts,
+    CheckError, EditError, Images, ReadError, check, core, creds, files, ids, inventory, ipc, memory, mounts,
+    netns, pagemap, pstree, seccomp, sockets, tmpfs, uts,
 };
 
 fn load(set: &str) -> Images {
@@ -412,4 +412,49 @@ fn limits_stand_at_their_numbers() {
     assert_eq!(of_root.len(), 16);
     // RLIMIT_NOFILE (asm-generic/resource.h), as `runc spec` sets it.
     assert_eq!((of_root[7].soft, of_root[7].hard), (1024, 1024));
+}
+
+#[test]
+fn memory_that_criu_leaves_out() {
+    // A shell with a child.
+    assert_eq!(memory::left_out(&load("sleep"), 4096).unwrap(), None);
+
+    let images = load("python");
+    let left_out = memory::left_out(&images, 4096).unwrap().unwrap();
+    assert_eq!((left_out.pid, left_out.pages.as_str()), (1, "pages-1.img"));
+    let size = pagemap::page_files(&images, 4096).unwrap()["pages-1.img"];
+    assert!(
+        left_out.bytes() > size / 2 && left_out.bytes() < size,
+        "{} of {size}",
+        left_out.bytes()
+    );
+    let ends = left_out.runs.iter().map(|run| run.offset + run.length);
+    assert!(ends.max().unwrap() <= size);
+    assert!(left_out.runs.is_sorted_by_key(|run| (run.address, run.offset)));
+}
+
+#[test]
+fn empty_tmpfs_mounts_are_left_alone() {
+    let before = load("sleep");
+    let mut images = before.clone();
+    tmpfs::leave_empty_ones(&mut images).unwrap();
+    check(&images).unwrap();
+    // They are the same mounts to whoever goes by the name.
+    assert_eq!(mounts::list(&images).unwrap(), mounts::list(&before).unwrap());
+    let changed: Vec<_> = before
+        .iter()
+        .filter(|(name, bytes)| images[*name] != **bytes)
+        .collect();
+    let [(file, _)] = changed.as_slice() else {
+        panic!("{} files were changed", changed.len());
+    };
+    assert_eq!(file.as_str(), "mountpoints-13.img");
+    // /dev and the one that the cgroups are mounted in have something in them; /dev/shm has not, nor has the one that two
+    // directories are masked with.
+    let name = b"\x72\x05tmpfs";
+    let named = images[*file]
+        .windows(name.len())
+        .filter(|part| part == name)
+        .count();
+    assert_eq!(named, 3);
 }

@@ -30,6 +30,8 @@ pub struct RestoreOptions {
     pub lsm_mount_context: Option<String>,
     /// Restore established TCP connections.
     pub tcp_established: bool,
+    /// Leave out the memory that the server at `lazy-pages.socket` in the work path fills in.
+    pub lazy_pages: bool,
     /// Options that runc cannot pass, for this one call of CRIU.
     pub criu_config: PathBuf,
 }
@@ -65,6 +67,9 @@ impl Runc {
         }
         if options.tcp_established {
             command.arg("--tcp-established");
+        }
+        if options.lazy_pages {
+            command.arg("--lazy-pages");
         }
         command.env(CRIU_CONFIG_FILE, &options.criu_config);
         private_mounts(die_with_parent(command.arg(id)));

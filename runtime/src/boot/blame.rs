@@ -7,7 +7,7 @@ use thaw_runc::RuncError;
 use thaw_snapshot::Digest;
 use thaw_store::{Cache, EntryError, FetchError};
 
-use super::Reason;
+use super::{Reason, memory};
 use crate::quarantine::{Blame, Quarantine};
 use crate::rootfs::ApplyError;
 
@@ -34,6 +34,7 @@ impl Reason {
             | Self::Rootfs(_)
             | Self::Gone { .. } => Some(Blame::Snapshot),
             Self::Restore { source, .. } => of_restore(source),
+            Self::Memory(error) => Some(memory::blame(error)),
             // What this container asked for: a name that is too long, limits that are too tight.
             Self::Edit(_) | Self::Limits(_) | Self::Mount(_) => Some(Blame::Passing),
             _ => None,

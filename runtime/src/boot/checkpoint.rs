@@ -106,6 +106,7 @@ impl Boot {
             lsm_profile: None,
             lsm_mount_context: None,
             tcp_established: false,
+            lazy_pages: false,
             criu_config,
         };
         let stdio = streams.stdio().map_err(Reason::Streams)?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use thaw_config::{ANNOTATION_MOUNTS, ConfigError, PolicyError};
 use thaw_criu::pagemap::PagemapError;
 use thaw_criu::{CheckError, EditError, ReadError};
+use thaw_pages::FillError;
 use thaw_runc::RuncError;
 use thaw_snapshot::Mismatch;
 use thaw_store::{CacheError, EntryError, FetchError, LookupError, OpenError};
@@ -165,6 +166,9 @@ pub enum Reason {
         #[source]
         source: RuncError,
     },
+    /// The memory can't be filled in.
+    #[error("fill in the memory")]
+    Memory(#[source] FillError),
     /// The application can't be told that it was restored.
     #[error("write /run/thaw/restored.json in the container")]
     Restored(#[source] io::Error),
@@ -300,7 +304,11 @@ impl Reason {
                 source: RuncError::Deadline { .. },
                 ..
             } => "restore_timeout",
-            Self::Streams(_) | Self::Restore { .. } | Self::Limits(_) | Self::Gone { .. } => "restore_failed",
+            Self::Streams(_)
+            | Self::Restore { .. }
+            | Self::Memory(_)
+            | Self::Limits(_)
+            | Self::Gone { .. } => "restore_failed",
             Self::Thread { .. } => "internal",
         }
     }

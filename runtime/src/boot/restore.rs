@@ -5,8 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use thaw_runc::{RestoreOptions, first_criu_error};
+use thaw_runc::{RestoreOptions, RuncError, first_criu_error};
 
+use super::memory::Filling;
 use super::rewrite::{Prepared, discard};
 use super::{
     Begun, Boot, CreateError, Failed, Held, HooksError, PID_FILE, Reason, Request, Rootfs, Streams, hooks,
@@ -155,6 +156,7 @@ async fn attempt(
     timeline.stage("restore");
     let pid = restore(boot, request, streams, prepared).await?;
     timeline.bytes.pages = prepared.page_bytes;
+    timeline.bytes.filled = prepared.memory.as_ref().map_or(0, |memory| memory.bytes());
     if let Some(limits) = &prepared.limits {
         timeline.stage("limits");
         let set = boot.runc.update(&request.id, limits.clone());
@@ -202,17 +204,39 @@ async fn restore(
         lsm_profile: prepared.labels.process.clone(),
         lsm_mount_context: prepared.labels.mount.clone(),
         tcp_established: prepared.tcp_established,
+        lazy_pages: prepared.memory.is_some(),
         criu_config: prepared.criu_config.clone(),
     };
+    let deadline = boot.config.deadlines.restore;
+    let until = Instant::now() + deadline;
     let stdio = streams.stdio_of_restore().map_err(Reason::Streams)?;
-    let restored = boot
-        .restorer()
-        .restore(&request.id, &options, stdio, boot.config.deadlines.restore)
-        .await;
-    restored.map_err(|source| Reason::Restore {
+    let memory = prepared.memory.clone();
+    let filling = memory
+        .map(|memory| Filling::begin(memory, &prepared.work))
+        .transpose()?;
+    let restorer = boot.restorer();
+    let restored = restorer.restore(&request.id, &options, stdio, deadline);
+    let failed = |source| Reason::Restore {
         criu: first_criu_error(&prepared.work.join("restore.log")),
         source,
-    })
+    };
+    match (restored.await, filling) {
+        (Ok(pid), None) => Ok(pid),
+        (Ok(pid), Some(filling)) => {
+            let in_time = filling.end(until).await?;
+            let late = RuncError::Deadline {
+                verb: "restore",
+                seconds: deadline.as_secs(),
+            };
+            if in_time { Ok(pid) } else { Err(failed(late)) }
+        }
+        (Err(source), None) => Err(failed(source)),
+        // What has kept the page server from its work may have kept CRIU from its own.
+        (Err(source), Some(filling)) => Err(match filling.give_up().await {
+            Some(first) => Reason::Memory(first),
+            None => failed(source),
+        }),
+    }
 }
 
 /// Takes away everything that the try has made: processes, cgroup, runc's state, the changes in the root filesystem.

@@ -6,14 +6,19 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+
+use thaw_config::NodeConfig;
+use thaw_criu::{Images, tmpfs};
+use thaw_pages::Memory;
+use thaw_store::Entry;
 
 use super::eligible::{Network, network_of};
 use super::labels::Labels;
 use super::reconnect::Reconnect;
 use super::restored::RestoredFile;
 use super::verify::Verified;
-use super::{Announce, Boot, Reason, Request, bundle, identity, sockets};
+use super::{Announce, Boot, Reason, Request, bundle, identity, memory, sockets};
 use crate::key::Bundle;
 use crate::network;
 use crate::record::Record;
@@ -50,6 +55,8 @@ pub(super) struct Prepared {
     pub(super) announce: Option<Announce>,
     /// Root filesystem changes.
     pub(super) rootfs: Option<PathBuf>,
+    /// The memory that CRIU is to leave out.
+    pub(super) memory: Option<Arc<Memory>>,
     /// Bytes of memory pages.
     pub(super) page_bytes: u64,
     /// Where the changes go.
@@ -66,11 +73,10 @@ pub(super) async fn apply(
 ) -> Result<Prepared, Reason> {
     timeline.stage("rewrite");
     let record = Record::new(&boot.config.state, &request.namespace, &request.id);
-    let (helper, request) = (boot.helper.clone(), request.clone());
-    let deadline = boot.config.deadlines.on_restore;
+    let (helper, request, config) = (boot.helper.clone(), request.clone(), boot.config.clone());
     let work = tokio::task::spawn_blocking(move || {
         let directory = record.directory().join("restore");
-        prepare(&record, &helper, &request, deadline, verified).inspect_err(|_reason| discard(&directory))
+        prepare(&record, &helper, &request, &config, verified).inspect_err(|_reason| discard(&directory))
     });
     work.await.map_err(|_error| Reason::Thread { step: "rewrite" })?
 }
@@ -79,7 +85,7 @@ fn prepare(
     record: &Record,
     helper: &Path,
     request: &Request,
-    on_restore: Duration,
+    config: &NodeConfig,
     verified: Verified,
 ) -> Result<Prepared, Reason> {
     let Verified {
@@ -98,6 +104,7 @@ fn prepare(
     let stopped = thaw_criu::core::stopped(&images).map_err(Reason::Facts)?;
     let tcp_established = sockets::keep_connections(&images, policy.tcp, &here)?;
     let names = identity::give(&mut images, &read.spec, &network, tcp_established)?;
+    tmpfs::leave_empty_ones(&mut images).map_err(Reason::Edit)?;
     let reconnect = sockets::rebind(&mut images, &manifest.donor.addresses, &here)?;
 
     let directory = record.directory().join("restore");
@@ -106,12 +113,7 @@ fn prepare(
         make_new(&directory.join(name))?;
     }
     let images_directory = directory.join("images");
-    for (name, content) in &images {
-        put(&images_directory.join(name), content)?;
-    }
-    for (name, pages) in entry.pages() {
-        link_pages(&pages, &images_directory, &name)?;
-    }
+    write_images(&images, &entry, &images_directory)?;
     let bundle_directory = directory.join("bundle");
     let edited = bundle::for_restore(&read, &request.bundle, &bundle_directory, &network, helper);
     put(&bundle_directory.join("config.json"), &edited.config)?;
@@ -135,12 +137,24 @@ fn prepare(
         restored: RestoredFile::new(request, &read.spec, &manifest, names),
         announce: policy
             .on_restore
-            .map(|action| Announce::new(action, &read, on_restore)),
+            .map(|action| Announce::new(action, &read, config.deadlines.on_restore)),
         rootfs: entry.rootfs(),
+        memory: memory::plan(config, &images, &entry, manifest.host.page_size)?,
         page_bytes: manifest.blobs.pages.files.iter().map(|file| file.size).sum(),
         upper,
         spec: read,
     })
+}
+
+/// The images as they are now, and links to the page files of the cache.
+fn write_images(images: &Images, entry: &Entry, directory: &Path) -> Result<(), Reason> {
+    for (name, content) in images {
+        put(&directory.join(name), content)?;
+    }
+    for (name, pages) in entry.pages() {
+        link_pages(&pages, directory, &name)?;
+    }
+    Ok(())
 }
 
 fn criu_options(tcp_established: bool) -> String {

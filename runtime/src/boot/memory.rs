@@ -1,0 +1,102 @@
+//! Memory that the page server fills in while CRIU restores the rest; see [`thaw_pages`] and `docs/memory.md`.
+
+use std::io::{self, PipeWriter};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use thaw_config::NodeConfig;
+use thaw_criu::{Images, memory};
+use thaw_pages::{FillError, Memory, Run, fill_in, listen};
+use thaw_store::Entry;
+use tokio::task::JoinHandle;
+
+use super::Reason;
+use crate::quarantine::Blame;
+
+/// Below this CRIU is as quick by itself, in bytes.
+const LEAST: u64 = 16 << 20;
+
+/// Exists where the kernel has userfaultfd (Linux, `admin-guide/sysctl/vm.rst`).
+const USERFAULTFD: &str = "/proc/sys/vm/unprivileged_userfaultfd";
+
+/// What the page server is to fill in; `None` where CRIU does better without it, or can't do with it.
+pub(super) fn plan(
+    config: &NodeConfig,
+    images: &Images,
+    entry: &Entry,
+    page: u64,
+) -> Result<Option<Arc<Memory>>, Reason> {
+    if !config.page_server || !Path::new(USERFAULTFD).exists() {
+        return Ok(None);
+    }
+    let left_out = memory::left_out(images, page).map_err(Reason::Pagemap)?;
+    let Some(left_out) = left_out.filter(|found| found.bytes() >= LEAST) else {
+        return Ok(None);
+    };
+    let files = entry.pages();
+    let Some((_, file)) = files.iter().find(|(name, _)| *name == left_out.pages) else {
+        return Err(Reason::PageFiles);
+    };
+    let runs = left_out.runs.iter().map(|run| Run {
+        address: run.address,
+        length: run.length,
+        offset: run.offset,
+    });
+    let opened = Memory::open(left_out.pid, file, runs.collect(), page);
+    Ok(Some(Arc::new(opened.map_err(Reason::Memory)?)))
+}
+
+/// The page server at work. It stops when this is dropped.
+#[derive(Debug)]
+pub(super) struct Filling {
+    running: PipeWriter,
+    work: JoinHandle<Result<(), FillError>>,
+}
+
+impl Filling {
+    /// CRIU will look for it in its work directory `work`.
+    pub(super) fn begin(memory: Arc<Memory>, work: &Path) -> Result<Self, Reason> {
+        let listener = listen(work).map_err(Reason::Memory)?;
+        let (stop, running) = io::pipe().map_err(|source| Reason::Memory(FillError::Socket(source)))?;
+        let work = tokio::task::spawn_blocking(move || fill_in(&listener, &memory, &stop));
+        Ok(Self { running, work })
+    }
+
+    /// Waits for the last page. Answers whether it came in time.
+    pub(super) async fn end(self, until: Instant) -> Result<bool, Reason> {
+        let Self { running, work } = self;
+        let ended = tokio::time::timeout_at(until.into(), work).await;
+        drop(running);
+        match ended {
+            Err(_elapsed) => Ok(false),
+            Ok(Err(_panicked)) => Err(Reason::Thread { step: "memory" }),
+            Ok(Ok(filled)) => filled.map(|()| true).map_err(Reason::Memory),
+        }
+    }
+
+    /// After a restore that has failed. Answers what has failed here, if that came first.
+    pub(super) async fn give_up(self) -> Option<FillError> {
+        let Self { running, work } = self;
+        drop(running);
+        match work.await {
+            Ok(Err(FillError::Stopped | FillError::Gone) | Ok(())) | Err(_) => None,
+            Ok(Err(error)) => Some(error),
+        }
+    }
+}
+
+/// Whose fault it is that memory could not be filled in.
+pub(super) fn blame(error: &FillError) -> Blame {
+    match error {
+        FillError::Run(_)
+        | FillError::Process(_)
+        | FillError::Event(_)
+        | FillError::Copy {
+            source: Errno::ENOENT | Errno::EFAULT | Errno::EINVAL,
+            ..
+        } => Blame::Snapshot,
+        _ => Blame::Passing,
+    }
+}
