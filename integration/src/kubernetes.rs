@@ -12,6 +12,10 @@ use crate::inventory::processes;
 use crate::lab::{Lab, skip};
 use crate::wait::until;
 
+mod api;
+
+use api::Api;
+
 /// Long enough for a cold Redmine next to four others, on a machine that has more to do.
 const LIMIT: Duration = Duration::from_secs(300);
 /// containerd's namespace of everything that the kubelet starts.
@@ -160,6 +164,23 @@ impl Cluster {
         until(&format!("{replicas} pods"), LIMIT, || {
             Ok((self.pods(deployment)?.len() == replicas as usize).then_some(()))
         })?;
+        Ok(took)
+    }
+
+    /// How long a Deployment of one pod takes to become `replicas` that are ready: once for each of `rounds`.
+    ///
+    /// The kubelet looks once a second what has started, so the rounds begin in even parts of that second.
+    ///
+    /// # Errors
+    /// As [`Cluster::scale`].
+    pub fn time_scale(&self, deployment: &str, replicas: u32, rounds: u32) -> Result<Vec<Duration>> {
+        let api = Api::start(self.lab.path("api"))?;
+        let mut took = Vec::new();
+        for round in 0..rounds {
+            self.scale(deployment, 1)?;
+            std::thread::sleep(Duration::from_secs(1) * round / rounds);
+            took.push(api.scale(&self.namespace, deployment, replicas, LIMIT)?);
+        }
         Ok(took)
     }
 
