@@ -7,8 +7,8 @@ use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 use thaw_criu::inventory::NetworkLock;
 use thaw_criu::{
-    Images, cgroup, check, core, creds, fdinfo, files, ids, inventory, ipc, mounts, netns, pagemap, pstree,
-    seccomp, sockets, timerfd, uts,
+    Images, cgroup, check, core, creds, fdinfo, files, ids, inventory, ipc, memory, mounts, netns, pagemap,
+    pstree, seccomp, sockets, timerfd, tmpfs, uts,
 };
 use thaw_runtime::parsers;
 
@@ -61,6 +61,7 @@ fn read(images: &Images) {
     netns::is_external(images).ok();
     pagemap::page_files(images, 4096).ok();
     pagemap::page_files(images, 1 << 16).ok();
+    read_left_out(images);
     seccomp::of(images).ok();
     seccomp::present(images).ok();
     fdinfo::holders(images).ok();
@@ -71,6 +72,25 @@ fn read(images: &Images) {
     cgroup::outside(images).ok();
     parsers::rights(images, &narrow()).ok();
     compare_mounts(images);
+}
+
+/// What a page server is to fill in lies in the page file, and goes to one place each.
+fn read_left_out(images: &Images) {
+    let Ok(Some(left_out)) = memory::left_out(images, 4096) else {
+        return;
+    };
+    let size = pagemap::page_files(images, 4096)
+        .ok()
+        .and_then(|sizes| sizes.get(&left_out.pages).copied());
+    let mut free_from = 0;
+    for run in &left_out.runs {
+        assert!(run.length > 0 && run.address >= free_from, "runs overlap");
+        free_from = run.address + run.length;
+        assert!(
+            size >= Some(run.offset + run.length),
+            "a run outside of the page file"
+        );
+    }
 }
 
 /// With a spec that has no mount, whatever is not the root is refused.
@@ -122,6 +142,12 @@ fn edit(images: &Images) {
         creds::of_all(&edited),
         creds::of_all(images),
         "an edit changed a right"
+    );
+    tmpfs::leave_empty_ones(&mut edited).ok();
+    assert_eq!(
+        mounts::list(&edited),
+        mounts::list(images),
+        "an edit changed a mount"
     );
     timerfd::mend(&mut edited).ok();
     ids::share_uts_with_root(&mut edited).ok();

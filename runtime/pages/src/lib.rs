@@ -28,6 +28,8 @@ mod serve;
 mod tests;
 mod uffd;
 
+pub use uffd::available;
+
 /// The name that CRIU looks for in its work directory (`criu/uffd.c: prepare_sock_addr`).
 pub const SOCKET: &str = "lazy-pages.socket";
 

@@ -1,7 +1,7 @@
 //! A userfaultfd that CRIU has made and registered (`man 2 ioctl_userfaultfd`, `linux/userfaultfd.h`).
 #![expect(
     unsafe_code,
-    reason = "these ioctls have no safe wrapper in a crate that builds without libclang"
+    reason = "userfaultfd and its ioctls have no safe wrapper in a crate that builds without libclang"
 )]
 
 use std::io;
@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use memmap2::MmapRaw;
 use nix::errno::Errno;
+use rustix::mm::{UserfaultfdFlags, userfaultfd};
 
 /// Bytes of a `struct uffd_msg`.
 const MESSAGE: usize = 32;
@@ -52,6 +53,14 @@ pub(crate) enum Event {
     Fault(u64),
     /// It changes its mappings, or forks, which nothing does that is being restored.
     Other(u8),
+}
+
+/// Whether a userfaultfd can be made here that also sees the faults of the kernel, as CRIU makes one: not on every
+/// kernel, and not without `CAP_SYS_PTRACE` or with a seccomp filter.
+#[must_use]
+pub fn available() -> bool {
+    // SAFETY: nothing is registered with it, and it is closed at once.
+    unsafe { userfaultfd(UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK) }.is_ok()
 }
 
 /// The memory of one process, for who fills it in.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use thaw_config::NodeConfig;
 use thaw_criu::{Images, memory};
-use thaw_pages::{FillError, Memory, Run, fill_in, listen};
+use thaw_pages::{FillError, Memory, Run, available, fill_in, listen};
 use thaw_store::Entry;
 use tokio::task::JoinHandle;
 
@@ -18,9 +18,6 @@ use crate::quarantine::Blame;
 /// Below this CRIU is as quick by itself, in bytes.
 const LEAST: u64 = 16 << 20;
 
-/// Exists where the kernel has userfaultfd (Linux, `admin-guide/sysctl/vm.rst`).
-const USERFAULTFD: &str = "/proc/sys/vm/unprivileged_userfaultfd";
-
 /// What the page server is to fill in; `None` where CRIU does better without it, or can't do with it.
 pub(super) fn plan(
     config: &NodeConfig,
@@ -28,7 +25,7 @@ pub(super) fn plan(
     entry: &Entry,
     page: u64,
 ) -> Result<Option<Arc<Memory>>, Reason> {
-    if !config.page_server || !Path::new(USERFAULTFD).exists() {
+    if !config.page_server || !available() {
         return Ok(None);
     }
     let left_out = memory::left_out(images, page).map_err(Reason::Pagemap)?;
