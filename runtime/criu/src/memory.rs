@@ -10,9 +10,19 @@ use crate::{Images, core, pstree};
 
 /// `mm.proto: mm_entry.vmas`.
 const VMAS: u32 = 14;
-/// `vma.proto: vma_entry.start` and `.end`.
+/// `vma.proto: vma_entry.start`, `.end`, `.prot`, `.flags` and `.status`.
 const START: u32 = 1;
 const END: u32 = 2;
+const PROT: u32 = 5;
+const FLAGS: u32 = 6;
+const STATUS: u32 = 7;
+
+/// `linux/mman.h`.
+const PROT_WRITE: u32 = 2;
+const MAP_PRIVATE: u32 = 2;
+const MAP_NORESERVE: u32 = 0x4000;
+/// `criu/include/image.h: VMA_AREA_SHSTK`.
+const SHADOW_STACK: u32 = 1 << 15;
 
 /// What CRIU leaves out of the memory of one process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +33,9 @@ pub struct LeftOut {
     pub pages: String,
     /// What goes where, in ascending order.
     pub runs: Vec<Run>,
+    /// Bytes of private mappings that the process can't write to. When CRIU leaves memory out it maps them as if it
+    /// could, so that the kernel counts them (`criu/mem.c: premap_private_vma`; Linux, `mm/overcommit-accounting.rst`).
+    pub counted: u64,
 }
 
 /// Consecutive pages, all in one mapping.
@@ -62,22 +75,55 @@ pub fn left_out(images: &Images, page_size: u64) -> Result<Option<LeftOut>, Page
     let file = format!("pagemap-{}.img", only.pid);
     let map = pagemap::read(&file, image::get(images, &file)?)?;
     let mappings = mappings(images, only.pid)?;
-    let runs = runs(&map.entries, &mappings, page_size);
-    Ok(runs.map(|runs| LeftOut {
+    // CRIU reads the tokens on it before anything is filled in (`shstk_vma_restore`).
+    if mappings.iter().any(|mapping| mapping.status & SHADOW_STACK != 0) {
+        return Ok(None);
+    }
+    let spans: Vec<_> = mappings
+        .iter()
+        .map(|mapping| (mapping.start, mapping.end))
+        .collect();
+    let counted = mappings.iter().filter(|mapping| mapping.is_counted_later());
+    Ok(runs(&map.entries, &spans, page_size).map(|runs| LeftOut {
         pid: only.pid,
         pages: format!("pages-{}.img", map.pages_id),
         runs,
+        counted: counted.fold(0, |sum, mapping| {
+            sum.saturating_add(mapping.end.saturating_sub(mapping.start))
+        }),
     }))
 }
 
-/// Start and end of each mapping, in ascending order (`vma.proto`).
-fn mappings(images: &Images, pid: i32) -> Result<Vec<(u64, u64)>, PagemapError> {
+/// One mapping (`vma.proto`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Mapping {
+    start: u64,
+    end: u64,
+    prot: u32,
+    flags: u32,
+    status: u32,
+}
+
+impl Mapping {
+    fn is_counted_later(&self) -> bool {
+        self.flags & MAP_PRIVATE != 0 && self.flags & MAP_NORESERVE == 0 && self.prot & PROT_WRITE == 0
+    }
+}
+
+/// In ascending order.
+fn mappings(images: &Images, pid: i32) -> Result<Vec<Mapping>, PagemapError> {
     let file = format!("mm-{pid}.img");
     let mm = image::single(images, &file, magic::MM)?;
-    let read = || -> Result<Vec<(u64, u64)>, WireError> {
+    let read = || -> Result<Vec<Mapping>, WireError> {
         let mut found = Vec::new();
         for vma in mm.messages(VMAS)? {
-            found.push((vma.required_uint64(START)?, vma.required_uint64(END)?));
+            found.push(Mapping {
+                start: vma.required_uint64(START)?,
+                end: vma.required_uint64(END)?,
+                prot: vma.required_uint32(PROT)?,
+                flags: vma.required_uint32(FLAGS)?,
+                status: vma.required_uint32(STATUS)?,
+            });
         }
         Ok(found)
     };
@@ -91,7 +137,7 @@ fn runs(entries: &[Entry], mappings: &[(u64, u64)], page_size: u64) -> Option<Ve
     let mut offset = 0u64;
     let mut mappings = mappings.iter().copied().peekable();
     for entry in entries {
-        if entry.flags & PARENT != 0 || (entry.flags & LAZY != 0 && entry.flags & PRESENT == 0) {
+        if entry.flags & (PRESENT | PARENT) != PRESENT {
             return None;
         }
         let length = entry.pages.checked_mul(page_size)?;
@@ -173,6 +219,7 @@ mod tests {
         for entries in [
             [entry(0x1000, 1, LAZY)],
             [entry(0x1000, 1, PARENT)],
+            [entry(0x1000, 1, 0)],
             [entry(0x6000, 1, PRESENT | LAZY)],
             [entry(0x4000, 2, PRESENT | LAZY)],
             [entry(0x1000, u64::MAX, PRESENT | LAZY)],

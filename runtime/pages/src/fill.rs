@@ -1,6 +1,8 @@
 //! Copying, on several threads: each takes the next piece that nobody has taken.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +24,8 @@ pub(crate) struct Fill<'a> {
     uffd: &'a Uffd,
     pieces: Vec<Run>,
     next: AtomicUsize,
+    /// Pages that were brought because somebody waited for them.
+    served: Mutex<BTreeSet<u64>>,
     /// CRIU has registered all that it will.
     pub(crate) registered: AtomicBool,
     /// What is left undone stays so.
@@ -35,6 +39,7 @@ impl<'a> Fill<'a> {
             uffd,
             pieces: memory.runs.iter().flat_map(|run| pieces(*run)).collect(),
             next: AtomicUsize::new(0),
+            served: Mutex::default(),
             registered: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         }
@@ -61,8 +66,8 @@ impl<'a> Fill<'a> {
             let part = run.offset + done..run.offset + run.length;
             match self.uffd.copy(address, &self.memory.pages, &part) {
                 Ok(copied) => done += copied,
-                // The server has brought it, because CRIU waited for it.
-                Err(Errno::EEXIST) => done += self.memory.page,
+                // What else is there is not out of the page file: a huge page that CRIU has got for its neighbour, say.
+                Err(Errno::EEXIST) if self.was_served(address) => done += self.memory.page,
                 Err(Errno::EAGAIN) => thread::yield_now(),
                 Err(Errno::ENOENT) if !registered => thread::sleep(NOT_YET),
                 Err(source) => return Err(FillError::Copy { address, source }),
@@ -77,6 +82,8 @@ impl<'a> Fill<'a> {
         let address = fault - fault % page;
         let answer = match self.holds(address) {
             Some(run) => {
+                // Before it is there, so that no thread finds it there and does not know why.
+                self.served().insert(address);
                 let offset = run.offset + (address - run.address);
                 let copied = self
                     .uffd
@@ -91,6 +98,15 @@ impl<'a> Fill<'a> {
             answer => answer,
         };
         done.map_err(|source| FillError::Copy { address, source })
+    }
+
+    fn was_served(&self, address: u64) -> bool {
+        self.served().contains(&address)
+    }
+
+    fn served(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        // Nothing that can panic happens under it.
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The run that this page is in.

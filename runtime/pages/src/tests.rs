@@ -246,6 +246,30 @@ fn another_process_is_refused() {
     }
 }
 
+/// As a huge page would be that the kernel gave CRIU for the page beside it.
+#[test]
+fn a_page_that_is_there_already_is_an_error() {
+    let mut restored = Restored::new(8);
+    restored.memory[5 * PAGE as usize] = 0;
+    register(&restored.uffd, &restored.memory);
+    let memory = restored.open(vec![restored.run(0, 8, 0)]);
+    let (stop, _running) = io::pipe().unwrap();
+    let mut criu = restored.connect();
+    restored.announce(&mut criu, PID);
+    finish(&mut criu);
+    let filled = fill_in(&restored.listener, &memory, &stop);
+    assert!(
+        matches!(
+            filled,
+            Err(FillError::Copy {
+                source: Errno::EEXIST,
+                ..
+            })
+        ),
+        "{filled:?}"
+    );
+}
+
 /// A file that has become shorter since it was opened must not end the shim.
 #[test]
 fn pages_that_are_gone_are_an_error() {

@@ -1,9 +1,10 @@
 //! Memory that the page server fills in while CRIU restores the rest; see [`thaw_pages`] and `docs/memory.md`.
 
+use std::fs;
 use std::io::{self, PipeWriter};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use thaw_config::NodeConfig;
@@ -18,6 +19,18 @@ use crate::quarantine::Blame;
 /// Below this CRIU is as quick by itself, in bytes.
 const LEAST: u64 = 16 << 20;
 
+/// The most that CRIU may map as if it could be written to, in bytes; see [`LeftOut::counted`](memory::LeftOut).
+const MOST_COUNTED: u64 = 1 << 30;
+
+/// Where the kernel says for which mappings it takes huge pages (Linux, `admin-guide/mm/transhuge.rst`).
+const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage";
+
+/// `2` where the kernel counts all that is mapped, also what nobody touches (Linux, `mm/overcommit-accounting.rst`).
+const OVERCOMMIT: &str = "/proc/sys/vm/overcommit_memory";
+
+/// How long a page server that was told to stop may take: it may wait for a disk.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// What the page server is to fill in; `None` where CRIU does better without it, or can't do with it.
 pub(super) fn plan(
     config: &NodeConfig,
@@ -25,11 +38,12 @@ pub(super) fn plan(
     entry: &Entry,
     page: u64,
 ) -> Result<Option<Arc<Memory>>, Reason> {
-    if !config.page_server || !available() {
+    if !config.page_server || !available() || huge_pages_everywhere() || counts_everything() {
         return Ok(None);
     }
     let left_out = memory::left_out(images, page).map_err(Reason::Pagemap)?;
-    let Some(left_out) = left_out.filter(|found| found.bytes() >= LEAST) else {
+    let worth_it = left_out.filter(|found| found.bytes() >= LEAST && found.counted <= MOST_COUNTED);
+    let Some(left_out) = worth_it else {
         return Ok(None);
     };
     let files = entry.pages();
@@ -43,6 +57,22 @@ pub(super) fn plan(
     });
     let opened = Memory::open(left_out.pid, file, runs.collect(), page);
     Ok(Some(Arc::new(opened.map_err(Reason::Memory)?)))
+}
+
+/// Whether the kernel may give CRIU a huge page for one page that it reads itself: all around it would be zeros then,
+/// where nothing can be filled in any more.
+fn huge_pages_everywhere() -> bool {
+    let sizes = fs::read_dir(HUGE_PAGES).into_iter().flatten().flatten();
+    let switches = sizes
+        .map(|entry| entry.path().join("enabled"))
+        .chain([Path::new(HUGE_PAGES).join("enabled")]);
+    switches
+        .filter_map(|switch| fs::read_to_string(switch).ok())
+        .any(|chosen| chosen.contains("[always]"))
+}
+
+fn counts_everything() -> bool {
+    fs::read_to_string(OVERCOMMIT).is_ok_and(|mode| mode.trim() == "2")
 }
 
 /// The page server at work. It stops when this is dropped.
@@ -77,9 +107,17 @@ impl Filling {
     pub(super) async fn give_up(self) -> Option<FillError> {
         let Self { running, work } = self;
         drop(running);
-        match work.await {
-            Ok(Err(FillError::Stopped | FillError::Gone) | Ok(())) | Err(_) => None,
-            Ok(Err(error)) => Some(error),
+        match tokio::time::timeout(LINGER, work).await {
+            // What CRIU has killed is not there any more.
+            Ok(Ok(Err(
+                FillError::Stopped
+                | FillError::Gone
+                | FillError::Copy {
+                    source: Errno::ESRCH, ..
+                },
+            ))) => None,
+            Ok(Ok(Err(error))) => Some(error),
+            Ok(Ok(Ok(())) | Err(_)) | Err(_) => None,
         }
     }
 }
