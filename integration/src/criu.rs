@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -24,6 +25,20 @@ impl FakeCriu {
         fs::write(PLACE, text)?;
         fs::set_permissions(PLACE, fs::Permissions::from_mode(0o755))?;
         Ok(Self(()))
+    }
+
+    /// CRIU, which gets `signal` so long after it has begun to restore a container of `ctr`: a time after its start would
+    /// fall into another step on each machine.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn signalled(signal: &str, after: Duration) -> Result<Self> {
+        Self::new(&format!(
+            "shopt -s nullglob\n$criu \"$@\" &\n\
+             until logs=(/run/thaw/default/*/restore/work/restore.log); [ -s \"${{logs[0]}}\" ] || ! kill -0 $!; do :; done\n\
+             sleep {}\nkill -{signal} $!\nwait $!",
+            after.as_secs_f64()
+        ))
     }
 }
 

@@ -149,16 +149,11 @@ fn criu_does_not_do_its_work() -> Result<()> {
     }
     lab.configure("deadlines.restore = '1s'")?;
     // On a quick machine CRIU has done its work when the late ones come.
-    for (after, way) in [
-        ("0.01", "cold"),
-        ("0.03", "cold"),
-        ("0.06", "either"),
-        ("0.1", "either"),
-    ] {
-        let _criu = FakeCriu::new(&format!("$criu \"$@\" & sleep {after}; kill -KILL $!; wait"))?;
+    for (after, way) in [(0, "cold"), (6, "cold"), (20, "either"), (50, "either")] {
+        let _criu = FakeCriu::signalled("KILL", Duration::from_millis(after))?;
         // What CRIU has made so far outlives it and keeps runc waiting.
         comes_up(&lab, way, &["restore_failed", "restore_timeout"])
-            .with_context(|| format!("killed after {after} s"))?;
+            .with_context(|| format!("killed after {after} ms"))?;
     }
     Python::ready(lab.python_run("clone").start()?)?
         .container
@@ -177,9 +172,9 @@ fn a_restore_hangs() -> Result<()> {
         let _criu = FakeCriu::new("sleep 1000")?;
         cold(&lab, "restore_timeout")?;
     }
-    for after in ["0.02", "0.04"] {
-        let _criu = FakeCriu::new(&format!("$criu \"$@\" & sleep {after}; kill -STOP $!; wait"))?;
-        cold(&lab, "restore_timeout").with_context(|| format!("stopped after {after} s"))?;
+    for after in [0, 6] {
+        let _criu = FakeCriu::signalled("STOP", Duration::from_millis(after))?;
+        cold(&lab, "restore_timeout").with_context(|| format!("stopped after {after} ms"))?;
     }
     lab.done()
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use thaw_integration::{FakeCriu, FakeRunc, Lab, Netns, Python, Run, Surroundings, forge, ok, run};
@@ -173,13 +174,13 @@ fn a_broken_restore_leaves_a_first_start() -> Result<()> {
         let _criu = FakeCriu::new("exit 1")?;
         same(&lab, &first, "restore refused", &["restore_failed"])?;
     }
-    for after in ["0.02", "0.04"] {
-        let _criu = FakeCriu::new(&format!("$criu \"$@\" & sleep {after}; kill -KILL $!; wait $!"))?;
+    for after in [0, 6] {
+        let _criu = FakeCriu::signalled("KILL", Duration::from_millis(after))?;
         same(&lab, &first, "CRIU killed", &["restore_failed"])?;
     }
     lab.configure("deadlines.restore = '1s'")?;
     {
-        let _criu = FakeCriu::new("$criu \"$@\" & sleep 0.03; kill -STOP $!; wait")?;
+        let _criu = FakeCriu::signalled("STOP", Duration::from_millis(6))?;
         same(&lab, &first, "restore hangs", &["restore_timeout"])?;
     }
     lab.configure("")?;
@@ -207,8 +208,8 @@ fn a_killed_criu_is_noticed() -> Result<()> {
     // The deadline is far away, so coming up at all is the proof.
     lab.configure("deadlines.restore = '10m'")?;
     let mut killed = 0;
-    for after in ["0.01", "0.02", "0.03", "0.05", "0.08"] {
-        let _criu = FakeCriu::new(&format!("$criu \"$@\" & sleep {after}; kill -KILL $!; wait $!"))?;
+    for after in [0, 4, 8, 16, 32] {
+        let _criu = FakeCriu::signalled("KILL", Duration::from_millis(after))?;
         {
             let python = lab.python("cold")?;
             let outcome = python.container.outcome()?;
@@ -220,7 +221,7 @@ fn a_killed_criu_is_noticed() -> Result<()> {
         }
         lab.forgive()?;
         lab.nothing_left()
-            .with_context(|| format!("killed after {after} s"))?;
+            .with_context(|| format!("killed after {after} ms"))?;
     }
     ensure!(killed > 0, "CRIU was never killed in time");
     lab.done()
