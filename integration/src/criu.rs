@@ -35,7 +35,7 @@ impl FakeCriu {
     pub fn signalled(signal: &str, after: Duration) -> Result<Self> {
         Self::new(&format!(
             "shopt -s nullglob\n$criu \"$@\" &\n\
-             until logs=(/run/thaw/default/*/restore/work/restore.log); [ -s \"${{logs[0]}}\" ] || ! kill -0 $!; do :; done\n\
+             until logs=(/run/thaw/default/*/restore/*/restore.log); [ -s \"${{logs[0]}}\" ] || ! kill -0 $!; do :; done\n\
              sleep {}\nkill -{signal} $!\nwait $!",
             after.as_secs_f64()
         ))

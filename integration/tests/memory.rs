@@ -95,8 +95,8 @@ fn memory_that_nobody_fills_in_ends_in_a_cold_start() -> Result<()> {
     lab.with_snapshot()?;
     let talk = |words: &str| {
         format!(
-            "python3 -c '\nimport socket\ns = socket.socket(socket.AF_UNIX)\n\
-             s.connect(\"/run/thaw/default/cold/restore/work/lazy-pages.socket\")\n{words}'; exit 1"
+            "python3 -c '\nimport glob, socket\ns = socket.socket(socket.AF_UNIX)\n\
+             s.connect(*glob.glob(\"/run/thaw/default/cold/restore/*/lazy-pages.socket\"))\n{words}'; exit 1"
         )
     };
     for (words, detail) in [

@@ -7,9 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use thaw_criu::memory::Run;
 
 use crate::uffd::Uffd;
-use crate::{FillError, Memory, Run};
+use crate::{FillError, Memory};
 
 /// The most that is copied at once, in bytes: what a thread may still do after it was told to stop.
 const PIECE: u64 = 1 << 20;

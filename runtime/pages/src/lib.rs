@@ -20,6 +20,7 @@ use std::thread;
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
+use thaw_criu::memory::Run;
 
 mod fill;
 mod protocol;
@@ -45,17 +46,6 @@ pub struct Memory {
     pages: MmapRaw,
 }
 
-/// Consecutive pages of one mapping. All three are multiples of the page size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
-    /// Where they go.
-    pub address: u64,
-    /// How many bytes.
-    pub length: u64,
-    /// Where they lie in the page file.
-    pub offset: u64,
-}
-
 /// Why memory can't be filled in.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -69,7 +59,7 @@ pub enum FillError {
         #[source]
         source: io::Error,
     },
-    /// Runs overlap, are not in order, or lie outside of the page file.
+    /// Runs overlap, are not in order or of whole pages, or lie outside of the page file.
     #[error("run {0} of the memory does not fit the page file")]
     Run(usize),
     /// CRIU can't be talked to.

@@ -17,7 +17,9 @@ use nix::errno::Errno;
 use nix::libc;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use crate::{FillError, Memory, Run, SOCKET, fill_in};
+use thaw_criu::memory::Run;
+
+use crate::{FillError, Memory, SOCKET, fill_in};
 
 const PAGE: u64 = 4096;
 const FINISHED: u32 = 0x5253_5446;
@@ -139,6 +141,18 @@ impl Restored {
     }
 }
 
+/// Why the kernel does not take all of it, when CRIU says at once all that it has to say.
+fn refused(restored: &Restored, memory: &Memory) -> Errno {
+    let (stop, _running) = io::pipe().unwrap();
+    let mut criu = restored.connect();
+    restored.announce(&mut criu, PID);
+    finish(&mut criu);
+    match fill_in(&restored.listener, memory, &stop) {
+        Err(FillError::Copy { source, .. }) => source,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn finish(criu: &mut UnixStream) {
     criu.write_all(&FINISHED.to_ne_bytes()).unwrap();
 }
@@ -174,21 +188,7 @@ fn all_of_it_is_there_when_it_returns() {
 fn nothing_is_registered_late() {
     let restored = Restored::new(4);
     let memory = restored.open(vec![restored.run(0, 4, 0)]);
-    let (stop, _running) = io::pipe().unwrap();
-    let mut criu = restored.connect();
-    restored.announce(&mut criu, PID);
-    finish(&mut criu);
-    let filled = fill_in(&restored.listener, &memory, &stop);
-    assert!(
-        matches!(
-            filled,
-            Err(FillError::Copy {
-                source: Errno::ENOENT,
-                ..
-            })
-        ),
-        "{filled:?}"
-    );
+    assert_eq!(refused(&restored, &memory), Errno::ENOENT);
 }
 
 #[test]
@@ -253,21 +253,7 @@ fn a_page_that_is_there_already_is_an_error() {
     restored.memory[5 * PAGE as usize] = 0;
     register(&restored.uffd, &restored.memory);
     let memory = restored.open(vec![restored.run(0, 8, 0)]);
-    let (stop, _running) = io::pipe().unwrap();
-    let mut criu = restored.connect();
-    restored.announce(&mut criu, PID);
-    finish(&mut criu);
-    let filled = fill_in(&restored.listener, &memory, &stop);
-    assert!(
-        matches!(
-            filled,
-            Err(FillError::Copy {
-                source: Errno::EEXIST,
-                ..
-            })
-        ),
-        "{filled:?}"
-    );
+    assert_eq!(refused(&restored, &memory), Errno::EEXIST);
 }
 
 /// A file that has become shorter since it was opened must not end the shim.
@@ -282,21 +268,7 @@ fn pages_that_are_gone_are_an_error() {
         .unwrap()
         .set_len(4 * PAGE)
         .unwrap();
-    let (stop, _running) = io::pipe().unwrap();
-    let mut criu = restored.connect();
-    restored.announce(&mut criu, PID);
-    finish(&mut criu);
-    let filled = fill_in(&restored.listener, &memory, &stop);
-    assert!(
-        matches!(
-            filled,
-            Err(FillError::Copy {
-                source: Errno::EFAULT,
-                ..
-            })
-        ),
-        "{filled:?}"
-    );
+    assert_eq!(refused(&restored, &memory), Errno::EFAULT);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use thaw_config::NodeConfig;
 use thaw_criu::{Images, memory};
-use thaw_pages::{FillError, Memory, Run, available, fill_in, listen};
+use thaw_pages::{FillError, Memory, available, fill_in, listen};
 use thaw_store::Entry;
 use tokio::task::JoinHandle;
 
@@ -50,12 +50,7 @@ pub(super) fn plan(
     let Some((_, file)) = files.iter().find(|(name, _)| *name == left_out.pages) else {
         return Err(Reason::PageFiles);
     };
-    let runs = left_out.runs.iter().map(|run| Run {
-        address: run.address,
-        length: run.length,
-        offset: run.offset,
-    });
-    let opened = Memory::open(left_out.pid, file, runs.collect(), page);
+    let opened = Memory::open(left_out.pid, file, left_out.runs, page);
     Ok(Some(Arc::new(opened.map_err(Reason::Memory)?)))
 }
 
